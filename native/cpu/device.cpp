@@ -1,0 +1,187 @@
+#include "cpu/device.h"
+
+#include <algorithm>
+#include <cstring>
+#include <mutex>
+
+#include "base/error.h"
+#include "base/float_formats.h"
+#include "cpu/isa.h"
+
+namespace omni_id {
+
+struct CpuDevice::Accounting {
+  std::atomic<size_t> current{0}, peak{0};
+
+  void add(size_t bytes) {
+    const size_t now = current.fetch_add(bytes) + bytes;
+    size_t seen = peak.load();
+    while (now > seen && !peak.compare_exchange_weak(seen, now)) {
+    }
+  }
+};
+
+namespace {
+
+class CpuBuffer final : public Buffer {
+ public:
+  CpuBuffer(size_t bytes, std::function<void()> on_free)
+      : Buffer(bytes), memory_(allocate_aligned(bytes)), on_free_(std::move(on_free)) {}
+  ~CpuBuffer() override { on_free_(); }
+  std::byte* data() override { return memory_.get(); }
+
+ private:
+  std::shared_ptr<std::byte> memory_;
+  std::function<void()> on_free_;
+};
+
+int checked_threads(int threads) {
+  if (threads < 0 || threads > 1024) {
+    throw EngineError(kInvalidArgument, "threads is " + std::to_string(threads) + ", expected 1 to 1024");
+  }
+  return threads == 0 ? available_parallelism() : threads;
+}
+
+}  // namespace
+
+CpuDevice::CpuDevice(int threads, const std::string& isa)
+    : kernels_(kernels_for(isa)), pool_(checked_threads(threads)), accounting_(std::make_shared<Accounting>()) {}
+
+std::shared_ptr<Buffer> CpuDevice::allocate(size_t bytes) {
+  auto buffer = std::make_shared<CpuBuffer>(bytes, [accounting = accounting_, bytes] { accounting->current -= bytes; });
+  accounting_->add(bytes);
+  return buffer;
+}
+
+void CpuDevice::write(Buffer& buffer, size_t offset, const void* from, size_t bytes) {
+  std::memcpy(buffer.data() + offset, from, bytes);
+}
+
+void CpuDevice::read(Buffer& buffer, size_t offset, void* to, size_t bytes) {
+  std::memcpy(to, buffer.data() + offset, bytes);
+}
+
+std::byte* CpuDevice::arena(size_t bytes) {
+  if (!arena_ || arena_->bytes() < bytes) {
+    arena_.reset();  // the old one first: both are not needed at once
+    arena_ = allocate(bytes);
+  }
+  return arena_->data();
+}
+
+void CpuDevice::reserve_scratch(size_t bytes) {
+  const size_t workers = static_cast<size_t>(pool_.size());
+  if (scratch_.size() == workers && scratch_bytes_ >= bytes) return;
+  scratch_.clear();
+  accounting_->current -= scratch_bytes_ * workers;
+  scratch_bytes_ = 0;
+  for (size_t worker = 0; worker < workers; ++worker) scratch_.push_back(allocate_aligned(bytes));
+  scratch_bytes_ = bytes;
+  accounting_->add(bytes * workers);
+}
+
+void CpuDevice::parallel_for(int64_t tasks, const std::function<void(int64_t)>& body) {
+  pool_.parallel_for(tasks, [&](int64_t task, int) { body(task); });
+}
+
+DeviceMemory CpuDevice::memory() const { return {accounting_->current.load(), accounting_->peak.load()}; }
+
+std::unique_ptr<Kernel> CpuDevice::bind(const OperatorRow& row, const Arguments& arguments) {
+  return row.cpu(arguments, *this);
+}
+
+namespace {
+
+// One of several weights that are read as one, and the first row of it in the whole.
+struct Part {
+  WeightTensor tensor;
+  int64_t first_row = 0, rows = 0;
+};
+
+std::vector<Part> parts_of(const WeightStore& weights, const std::vector<std::string>& names, const TensorType& type) {
+  std::vector<Part> parts;
+  int64_t rows = 0;
+  for (const std::string& name : names) {
+    const WeightTensor tensor = weights.at(name);
+    Shape shape = tensor.type.shape, expected = type.shape;
+    if (!shape.empty() && !expected.empty()) shape[0] = expected[0] = 0;
+    if (shape != expected) {
+      throw EngineError(kWeights, "weight " + name + " is " + to_string(tensor.type) + ", which does not fit " + to_string(type));
+    }
+    parts.push_back({tensor, rows, tensor.type.shape.empty() ? 1 : tensor.type.shape[0]});
+    rows += parts.back().rows;
+  }
+  if (rows != (type.shape.empty() ? 1 : type.shape[0])) {
+    throw EngineError(kWeights, "weight " + names[0] + " and those it is read with have " + std::to_string(rows) +
+                                    " rows, expected " + to_string(type));
+  }
+  return parts;
+}
+
+// Panel `panel` of the concatenation, see kPanelColumns.
+void pack_panel(const std::vector<Part>& parts, int64_t rows, int64_t columns, bool bf16, int64_t panel, std::byte* to) {
+  std::vector<float> row(static_cast<size_t>(columns));
+  const int64_t first = panel * cpu::kPanelColumns, last = std::min(rows, first + cpu::kPanelColumns);
+  for (int64_t j = first; j < last; ++j) {
+    const Part& part = *std::find_if(parts.rbegin(), parts.rend(), [&](const Part& p) { return p.first_row <= j; });
+    read_as_f32(part.tensor, (j - part.first_row) * columns, columns, row.data());
+    if (bf16) {
+      uint16_t* column = reinterpret_cast<uint16_t*>(to) + (j - first) * 2;
+      for (int64_t k = 0; k < columns; ++k) {
+        column[k / 2 * 2 * cpu::kPanelColumns + k % 2] = bf16_from_float(row[static_cast<size_t>(k)]);
+      }
+    } else {
+      float* column = reinterpret_cast<float*>(to) + (j - first);
+      for (int64_t k = 0; k < columns; ++k) column[k * cpu::kPanelColumns] = row[static_cast<size_t>(k)];
+    }
+  }
+}
+
+}  // namespace
+
+PackedWeight CpuDevice::prepare(WeightStore& weights, const std::vector<std::string>& names, const TensorType& type,
+                                InputRole role) {
+  const bool matrix = role == InputRole::matrix, bf16 = type.dtype == DType::bf16;
+  const int64_t rows = type.shape.empty() ? 1 : type.shape[0];
+  const int64_t columns = rows == 0 ? 0 : type.elements() / rows;
+  const int64_t panels = (rows + cpu::kPanelColumns - 1) / cpu::kPanelColumns;
+  const size_t panel_bytes =
+      static_cast<size_t>((bf16 ? (columns + 1) / 2 * 2 : columns) * cpu::kPanelColumns) * size_of(type.dtype);
+  std::string key = matrix ? std::string("matrix.") + name_of(type.dtype) + ":" : "plain:";
+  for (size_t i = 0; i < names.size(); ++i) key += (i ? "+" : "") + names[i];
+
+  // The published tensors are asked for only when there is no packed form: with a packed cache they are never registered.
+  const size_t bytes = matrix ? static_cast<size_t>(panels) * panel_bytes : static_cast<size_t>(rows * columns) * sizeof(float);
+  return weights.packed(key, bytes, [&](std::byte* memory) {
+    const std::vector<Part> parts = parts_of(weights, names, type);
+    if (matrix) {
+      pool_.parallel_for(panels, [&](int64_t panel, int) {
+        pack_panel(parts, rows, columns, bf16, panel, memory + static_cast<size_t>(panel) * panel_bytes);
+      });
+    } else {
+      for (const Part& part : parts) {
+        read_as_f32(part.tensor, 0, part.rows * columns, reinterpret_cast<float*>(memory) + part.first_row * columns);
+      }
+    }
+    for (const Part& part : parts) {
+      if (!part.tensor.file) continue;
+      const size_t offset = static_cast<size_t>(part.tensor.data - part.tensor.file->data());
+      part.tensor.file->release(offset, part.tensor.type.bytes());
+    }
+  });
+}
+
+std::shared_ptr<CpuDevice> open_cpu_device(int threads, const std::string& isa) {
+  static std::mutex mutex;
+  static std::map<std::pair<int, std::string>, std::weak_ptr<CpuDevice>> devices;
+  const auto key = std::pair(checked_threads(threads), std::string(kernels_for(isa).name));
+  std::lock_guard lock(mutex);
+  std::shared_ptr<CpuDevice> device = devices[key].lock();
+  if (!device) {
+    device = std::make_shared<CpuDevice>(key.first, key.second);
+    devices[key] = device;
+  }
+  return device;
+}
+
+}  // namespace omni_id

@@ -1,0 +1,225 @@
+// Attention of one head of one sequence: out = softmax(scale · q · kᵀ) · v, with an online softmax, see `Attention` in kernels.h.
+//
+// Strategy: keys are taken in blocks of kKeyBlock. A block's keys and values are packed once into the panels that the GEMM tile
+// reads (keys transposed); then for every tile of queries: scores of the block into a buffer that fits the first-level cache,
+// running maximum and sum, weights exp(s − max) in place (in bf16 where the tile multiplies bf16), and weights · values added to
+// the accumulator after rescaling it. The score matrix of a sequence is never stored.
+// Softmax, sums and accumulators are f32; in bf16 the sum is taken before the weights are rounded, as in flash-attention.
+// Cost: 4 · queries · keys · head_dim flops; reads q, k, v once and writes out once. Every query's result is independent of the
+// others, so that callers may split the queries freely.
+#include "cpu/kernels/gemm_tile.h"
+
+namespace omni_id::cpu::OMNI_ID_ISA_NAMESPACE {
+
+namespace {
+
+// Two packed operands of 512 × 128 floats are 512 KiB: they stay in the second-level cache.
+constexpr int64_t kKeyBlock = 512;
+
+#if defined(OMNI_ID_ISA_AVX512BF16)
+constexpr bool kNativeBf16 = true;
+#else
+constexpr bool kNativeBf16 = false;
+#endif
+
+OMNI_ID_INLINE size_t aligned(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
+
+struct Scratch {
+  void* keys;          // panels [32 keys] of [head_dim][32]
+  void* values;        // panels [32 dims] of [key][32]
+  void* queries;       // [kTileRows][padded head_dim]
+  float* scores;       // [kTileRows][kKeyBlock]
+  void* weights;       // the same in the tile's type; `scores` itself in f32
+  float* accumulator;  // [queries][padded head_dim]
+  float* maximum;      // [queries], of scaled scores
+  float* sum;          // [queries]
+  size_t bytes;
+};
+
+Scratch lay_out(const Attention* g, void* base) {
+  const size_t element = kNativeBf16 && g->type == kBf16 ? 2 : 4;
+  const size_t padded_dim = (size_t)divide_up(g->head_dim, kPanelColumns) * kPanelColumns;
+  const size_t block = (size_t)smaller(kKeyBlock, divide_up(g->keys, kPanelColumns) * kPanelColumns);
+  char* start = (char*)base;
+  size_t at = 0;
+  Scratch s;
+  s.keys = start + at;
+  at += aligned(block * padded_dim * element);
+  s.values = start + at;
+  at += aligned(block * padded_dim * element);
+  s.queries = start + at;
+  at += aligned(kTileRows * padded_dim * element);
+  s.scores = (float*)(start + at);
+  at += aligned(kTileRows * kKeyBlock * sizeof(float));
+  s.weights = element == 2 ? start + at : (char*)s.scores;
+  if (element == 2) at += aligned(kTileRows * kKeyBlock * element);
+  s.accumulator = (float*)(start + at);
+  at += aligned((size_t)g->queries * padded_dim * sizeof(float));
+  s.maximum = (float*)(start + at);
+  at += aligned((size_t)g->queries * sizeof(float));
+  s.sum = (float*)(start + at);
+  at += aligned((size_t)g->queries * sizeof(float));
+  s.bytes = at;
+  return s;
+}
+
+OMNI_ID_INLINE void convert(float from, float* to) { *to = from; }
+OMNI_ID_INLINE void convert(uint16_t from, float* to) { *to = float_of((uint32_t)from << 16); }
+OMNI_ID_INLINE void convert(uint16_t from, uint16_t* to) { *to = from; }
+
+// A row of n elements to the tile's type, zeros up to `padded`.
+template <typename Source, typename T>
+OMNI_ID_INLINE void copy_row(const Source* from, int64_t n, int64_t padded, T* to) {
+  for (int64_t i = 0; i < n; ++i) convert(from[i], to + i);
+  for (int64_t i = n; i < padded; ++i) to[i] = 0;
+}
+
+template <typename Source, typename T>
+void pack_keys(const Source* k, int64_t stride, int64_t keys, int64_t dim, T* panels) {
+  constexpr int64_t kPair = 4 / sizeof(T);
+  const int64_t padded = divide_up(dim, kPair) * kPair;
+  for (int64_t key = 0; key < keys; ++key) {
+    T* panel = panels + key / kPanelColumns * padded * kPanelColumns + key % kPanelColumns * kPair;
+    const Source* row = k + key * stride;
+    for (int64_t d = 0; d < padded; ++d) {
+      T* to = panel + d / kPair * kPair * kPanelColumns + d % kPair;
+      if (d < dim) {
+        convert(row[d], to);
+      } else {
+        *to = 0;
+      }
+    }
+  }
+}
+
+template <typename Source, typename T>
+void pack_values(const Source* v, int64_t stride, int64_t keys, int64_t dim, T* panels) {
+  constexpr int64_t kPair = 4 / sizeof(T);
+  const int64_t padded_keys = divide_up(keys, kPair) * kPair;
+  for (int64_t key = 0; key < padded_keys; ++key) {
+    for (int64_t first = 0; first < dim; first += kPanelColumns) {
+      T* to = panels + first * padded_keys + key / kPair * kPair * kPanelColumns + key % kPair;
+      const int64_t columns = smaller(kPanelColumns, dim - first);
+      for (int64_t d = 0; d < columns; ++d) {
+        if (key < keys) {
+          convert(v[key * stride + first + d], to + d * kPair);
+        } else {
+          to[d * kPair] = 0;
+        }
+      }
+      for (int64_t d = columns; d < kPanelColumns; ++d) to[d * kPair] = 0;
+    }
+  }
+}
+
+OMNI_ID_INLINE void store_weight(float* to, Vector x) { store(to, x); }
+OMNI_ID_INLINE void store_weight(uint16_t* to, Vector x) { store_bf16(to, x); }
+
+// Turns one row of scores into weights, updates its maximum and sum, and rescales what was accumulated under the old maximum.
+template <typename T>
+void softmax_row(float* scores, int64_t keys, float scale, T* weights, float* maximum, float* sum, float* accumulator,
+                 int64_t dim, bool first_block) {
+  const int64_t padded = divide_up(keys, kWidth) * kWidth;
+  for (int64_t i = keys; i < padded; ++i) scores[i] = -__builtin_inff();
+  Vector top = load(scores);
+  for (int64_t i = kWidth; i < padded; i += kWidth) top = larger_of(top, load(scores + i));
+  const float block_maximum = largest_of(top) * scale;
+  const float new_maximum = first_block || block_maximum > *maximum ? block_maximum : *maximum;
+  const Vector factor = splat(scale), shift = splat(-new_maximum);
+  Vector total = splat(0.0f);
+  for (int64_t i = 0; i < padded; i += kWidth) {
+    const Vector weight = exponential(multiply_add(load(scores + i), factor, shift));
+    total = add(total, weight);
+    store_weight(weights + i, weight);
+  }
+  float carried = 0.0f;
+  if (!first_block) {
+    float ratio[kWidth];
+    store(ratio, exponential(splat(*maximum - new_maximum)));
+    carried = *sum * ratio[0];
+    const Vector correction = splat(ratio[0]);
+    for (int64_t d = 0; d < dim; d += kWidth) store(accumulator + d, multiply(load(accumulator + d), correction));
+  }
+  *maximum = new_maximum;
+  *sum = carried + sum_of(total);
+}
+
+template <typename Source>
+void store_row(const float* accumulator, float sum, int64_t dim, Source* out) {
+  const Vector scale = splat(1.0f / sum);
+  for (int64_t d = 0; d < dim; d += kWidth) {
+    const int64_t n = smaller(kWidth, dim - d);
+    const Vector x = multiply(load(accumulator + d), scale);
+    if constexpr (sizeof(Source) == 2) {
+      n == kWidth ? store_bf16(out + d, x) : store_bf16_n(out + d, x, n);
+    } else {
+      n == kWidth ? store(out + d, x) : store_n(out + d, x, n);
+    }
+  }
+}
+
+// Source: the type in memory. T: the type that the tile multiplies.
+template <typename Source, typename T>
+void attend(const Attention* g, void* base) {
+  constexpr int64_t kPair = 4 / sizeof(T);
+  const Scratch s = lay_out(g, base);
+  const int64_t dim = g->head_dim;
+  const int64_t padded_dim = divide_up(dim, kPanelColumns) * kPanelColumns;
+  const int64_t dim_steps = divide_up(dim, kPair);
+  T* queries = (T*)s.queries;
+  T* weights = (T*)s.weights;
+
+  for (int64_t key = 0; key < g->keys; key += kKeyBlock) {
+    const int64_t keys = smaller(kKeyBlock, g->keys - key);
+    const int64_t key_steps = divide_up(keys, kPair);
+    pack_keys((const Source*)g->k + key * g->k_stride, g->k_stride, keys, dim, (T*)s.keys);
+    pack_values((const Source*)g->v + key * g->v_stride, g->v_stride, keys, dim, (T*)s.values);
+    for (int64_t query = 0; query < g->queries; query += kTileRows) {
+      const int64_t rows = smaller(kTileRows, g->queries - query);
+      for (int64_t row = 0; row < rows; ++row) {
+        copy_row((const Source*)g->q + (query + row) * g->q_stride, dim, dim_steps * kPair, queries + row * padded_dim);
+      }
+      for (int64_t panel = 0; panel < keys; panel += kPanelColumns) {
+        tile<T>(rows, smaller(kPanelColumns, keys - panel), queries, padded_dim,
+                (const T*)s.keys + panel * dim_steps * kPair, dim_steps, s.scores + panel, kKeyBlock, false);
+      }
+      float* accumulator = s.accumulator + query * padded_dim;
+      for (int64_t row = 0; row < rows; ++row) {
+        softmax_row<T>(s.scores + row * kKeyBlock, keys, g->scale, weights + row * kKeyBlock, s.maximum + query + row,
+                       s.sum + query + row, accumulator + row * padded_dim, dim, key == 0);
+      }
+      for (int64_t d = 0; d < dim; d += kPanelColumns) {
+        tile<T>(rows, smaller(kPanelColumns, dim - d), weights, kKeyBlock, (const T*)s.values + d * key_steps * kPair,
+                key_steps, accumulator + d, padded_dim, key > 0);
+      }
+    }
+  }
+  for (int64_t query = 0; query < g->queries; ++query) {
+    store_row(s.accumulator + query * padded_dim, s.sum[query], dim, (Source*)g->out + query * g->out_stride);
+  }
+}
+
+}  // namespace
+
+size_t attention_scratch_bytes(const Attention* g) { return lay_out(g, nullptr).bytes; }
+
+void attention(const Attention* g, void* scratch) {
+  if (g->keys == 0) {  // a softmax over nothing weighs nothing
+    const size_t row_bytes = (size_t)g->head_dim * (g->type == kBf16 ? 2 : 4);
+    for (int64_t i = 0; i < g->queries; ++i) {
+      __builtin_memset((char*)g->out + (size_t)(i * g->out_stride) * (g->type == kBf16 ? 2 : 4), 0, row_bytes);
+    }
+    return;
+  }
+  if (g->type == kF32) {
+    attend<float, float>(g, scratch);
+  } else {
+#if defined(OMNI_ID_ISA_AVX512BF16)
+    attend<uint16_t, uint16_t>(g, scratch);
+#else
+    attend<uint16_t, float>(g, scratch);
+#endif
+  }
+}
+
+}  // namespace omni_id::cpu::OMNI_ID_ISA_NAMESPACE

@@ -1,0 +1,95 @@
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+// What the kernels of one instruction set offer to the rest of the CPU backend. Plain data and function pointers only:
+// this header is compiled into every instruction set's objects, so it must define no function that a linker could share
+// between them (an AVX-512 copy of an inline function kept for everyone is a crash on older machines).
+// scripts/check-isa-symbols.mjs checks the objects.
+namespace omni_id::cpu {
+
+// Packed weights: panels of this many output columns, for every instruction set, so that a packed cache made on one machine
+// is right on another. 32 floats are two AVX-512 registers or four AVX2 ones.
+//   f32:  panel[k][32]
+//   bf16: panel[ceil(k/2)][32][2], the second of the last pair zero when k is odd (the operand order of VDPBF16PS)
+constexpr int64_t kPanelColumns = 32;
+
+enum ElementType { kF32 = 0, kBf16 = 1 };
+enum Activation { kNoActivation = 0, kGelu = 1, kQuickGelu = 2 };
+
+// out[row(i), :] = activation(a[i, :] · Wᵀ + bias) + residual[residual_row(i), :]
+// Rows may be written in groups, leaving the first `out_skip` rows of each group free (the class token of each image):
+// row(i) = i / out_group · (out_group + out_skip) + out_skip + i mod out_group; with out_group 0, row(i) = i.
+// The residual's row is row(i) mod residual_period (position embeddings repeat for every image), or row(i) with period 0.
+struct Gemm {
+  int64_t m, n, k;
+  const void* a;
+  int64_t a_stride;
+  ElementType a_type;
+  const void* weight;  // packed panels
+  ElementType weight_type;
+  const float* bias;  // [n] or null
+  Activation activation;
+  const float* residual;  // or null; may be `out` itself
+  int64_t residual_stride;
+  int64_t residual_period;
+  void* out;
+  int64_t out_stride;
+  ElementType out_type;
+  int64_t out_group, out_skip;
+};
+
+// One head of one sequence: out[i, :] = softmax(scale · q[i, :] · kᵀ) · v for i in [0, queries).
+struct Attention {
+  const void* q;
+  const void* k;
+  const void* v;
+  void* out;
+  int64_t q_stride, k_stride, v_stride, out_stride;
+  int64_t queries, keys;
+  int64_t head_dim;
+  float scale;
+  ElementType type;  // of q, k, v and out
+};
+
+// out[i, :] = (x[i, :] − mean) / sqrt(variance + epsilon) · weight + bias
+struct LayerNorm {
+  const float* x;
+  int64_t x_stride;
+  const float* weight;
+  const float* bias;
+  float epsilon;
+  int64_t columns;
+  void* out;
+  int64_t out_stride;
+  ElementType out_type;
+};
+
+struct KernelTable {
+  const char* name;
+  // Bytes of scratch that one call of `gemm_block` over at most `rows` × `panels` needs (64-byte aligned).
+  size_t (*gemm_scratch_bytes)(const Gemm*, int64_t rows, int64_t panels);
+  void (*gemm_block)(const Gemm*, int64_t row_begin, int64_t row_end, int64_t panel_begin, int64_t panel_end,
+                     void* scratch);
+  size_t (*attention_scratch_bytes)(const Attention*);
+  void (*attention)(const Attention*, void* scratch);
+  void (*layer_norm)(const LayerNorm*, int64_t row_begin, int64_t row_end);
+};
+
+namespace portable {
+const KernelTable& kernels();
+}
+#if defined(__x86_64__)
+namespace avx2 {
+const KernelTable& kernels();
+}
+namespace avx512 {
+const KernelTable& kernels();
+}
+namespace avx512bf16 {
+const KernelTable& kernels();
+}
+#endif
+
+}  // namespace omni_id::cpu

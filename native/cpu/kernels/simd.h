@@ -1,0 +1,245 @@
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "cpu/kernels/kernels.h"
+
+// One vector of floats in the instruction set that this file is being compiled for, and the few operations that the
+// kernels are written in. Everything is static or a macro inside the instruction set's own namespace (see kernels.h), and
+// includes no header with inline code of its own but the compiler's intrinsics.
+#if defined(OMNI_ID_ISA_AVX2) || defined(OMNI_ID_ISA_AVX512) || defined(OMNI_ID_ISA_AVX512BF16)
+#include <immintrin.h>
+#endif
+
+#if defined(OMNI_ID_ISA_AVX512) || defined(OMNI_ID_ISA_AVX512BF16)
+#define OMNI_ID_VECTOR_512 1
+#endif
+
+#define OMNI_ID_INLINE static inline __attribute__((always_inline))
+
+namespace omni_id::cpu::OMNI_ID_ISA_NAMESPACE {
+
+OMNI_ID_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+OMNI_ID_INLINE int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+OMNI_ID_INLINE float float_of(uint32_t bits) {
+  float value;
+  __builtin_memcpy(&value, &bits, 4);
+  return value;
+}
+OMNI_ID_INLINE uint32_t bits_of(float value) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &value, 4);
+  return bits;
+}
+OMNI_ID_INLINE uint16_t bf16_of(float value) {
+  const uint32_t bits = bits_of(value);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return (uint16_t)((bits >> 16) | 0x40u);
+  return (uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+#if defined(OMNI_ID_VECTOR_512)
+
+typedef __m512 Vector;
+constexpr int64_t kWidth = 16;
+
+OMNI_ID_INLINE __mmask16 first(int64_t n) { return (__mmask16)((1u << n) - 1u); }
+OMNI_ID_INLINE Vector splat(float x) { return _mm512_set1_ps(x); }
+OMNI_ID_INLINE Vector load(const float* p) { return _mm512_loadu_ps(p); }
+OMNI_ID_INLINE Vector load_n(const float* p, int64_t n) { return _mm512_maskz_loadu_ps(first(n), p); }
+OMNI_ID_INLINE void store(float* p, Vector x) { _mm512_storeu_ps(p, x); }
+OMNI_ID_INLINE void store_n(float* p, Vector x, int64_t n) { _mm512_mask_storeu_ps(p, first(n), x); }
+OMNI_ID_INLINE Vector load_bf16(const uint16_t* p) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16));
+}
+OMNI_ID_INLINE __m256i to_bf16(Vector x) {
+#if defined(OMNI_ID_ISA_AVX512BF16)
+  return (__m256i)_mm512_cvtneps_pbh(x);
+#else
+  const __m512i bits = _mm512_castps_si512(x);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+  rounded = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
+#endif
+}
+OMNI_ID_INLINE void store_bf16(uint16_t* p, Vector x) { _mm256_storeu_si256((__m256i*)p, to_bf16(x)); }
+OMNI_ID_INLINE void store_bf16_n(uint16_t* p, Vector x, int64_t n) {
+  _mm256_mask_storeu_epi16(p, first(n), to_bf16(x));
+}
+OMNI_ID_INLINE Vector add(Vector a, Vector b) { return _mm512_add_ps(a, b); }
+OMNI_ID_INLINE Vector subtract(Vector a, Vector b) { return _mm512_sub_ps(a, b); }
+OMNI_ID_INLINE Vector multiply(Vector a, Vector b) { return _mm512_mul_ps(a, b); }
+OMNI_ID_INLINE Vector divide(Vector a, Vector b) { return _mm512_div_ps(a, b); }
+OMNI_ID_INLINE Vector multiply_add(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
+OMNI_ID_INLINE Vector larger_of(Vector a, Vector b) { return _mm512_max_ps(a, b); }
+OMNI_ID_INLINE Vector smaller_of(Vector a, Vector b) { return _mm512_min_ps(a, b); }
+OMNI_ID_INLINE Vector round_to_integer(Vector a) {
+  return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+OMNI_ID_INLINE Vector scale_by_power(Vector a, Vector n) { return _mm512_scalef_ps(a, n); }
+OMNI_ID_INLINE float sum_of(Vector a) { return _mm512_reduce_add_ps(a); }
+OMNI_ID_INLINE float largest_of(Vector a) { return _mm512_reduce_max_ps(a); }
+
+#elif defined(OMNI_ID_ISA_AVX2)
+
+typedef __m256 Vector;
+constexpr int64_t kWidth = 8;
+
+OMNI_ID_INLINE __m256i first(int64_t n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+OMNI_ID_INLINE Vector splat(float x) { return _mm256_set1_ps(x); }
+OMNI_ID_INLINE Vector load(const float* p) { return _mm256_loadu_ps(p); }
+OMNI_ID_INLINE Vector load_n(const float* p, int64_t n) { return _mm256_maskload_ps(p, first(n)); }
+OMNI_ID_INLINE void store(float* p, Vector x) { _mm256_storeu_ps(p, x); }
+OMNI_ID_INLINE void store_n(float* p, Vector x, int64_t n) { _mm256_maskstore_ps(p, first(n), x); }
+OMNI_ID_INLINE Vector load_bf16(const uint16_t* p) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16));
+}
+OMNI_ID_INLINE __m128i to_bf16(Vector x) {
+  const __m256i bits = _mm256_castps_si256(x);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+  const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+  const __m256i high = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16);
+  return _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1));
+}
+OMNI_ID_INLINE void store_bf16(uint16_t* p, Vector x) { _mm_storeu_si128((__m128i*)p, to_bf16(x)); }
+OMNI_ID_INLINE void store_bf16_n(uint16_t* p, Vector x, int64_t n) {
+  uint16_t whole[8];
+  _mm_storeu_si128((__m128i*)whole, to_bf16(x));
+  for (int64_t i = 0; i < n; ++i) p[i] = whole[i];
+}
+OMNI_ID_INLINE Vector add(Vector a, Vector b) { return _mm256_add_ps(a, b); }
+OMNI_ID_INLINE Vector subtract(Vector a, Vector b) { return _mm256_sub_ps(a, b); }
+OMNI_ID_INLINE Vector multiply(Vector a, Vector b) { return _mm256_mul_ps(a, b); }
+OMNI_ID_INLINE Vector divide(Vector a, Vector b) { return _mm256_div_ps(a, b); }
+OMNI_ID_INLINE Vector multiply_add(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
+OMNI_ID_INLINE Vector larger_of(Vector a, Vector b) { return _mm256_max_ps(a, b); }
+OMNI_ID_INLINE Vector smaller_of(Vector a, Vector b) { return _mm256_min_ps(a, b); }
+OMNI_ID_INLINE Vector round_to_integer(Vector a) {
+  return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+// n must lie in [-126, 127].
+OMNI_ID_INLINE Vector scale_by_power(Vector a, Vector n) {
+  const __m256i exponent = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+  return _mm256_mul_ps(a, _mm256_castsi256_ps(exponent));
+}
+OMNI_ID_INLINE float sum_of(Vector a) {
+  __m128 x = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+  return _mm_cvtss_f32(_mm_add_ss(x, _mm_shuffle_ps(x, x, 1)));
+}
+OMNI_ID_INLINE float largest_of(Vector a) {
+  __m128 x = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+  return _mm_cvtss_f32(_mm_max_ss(x, _mm_shuffle_ps(x, x, 1)));
+}
+
+#else
+
+// Portable: the compiler's generic vectors of four floats, which every 64-bit processor's baseline has.
+typedef float Vector __attribute__((vector_size(16)));
+typedef int32_t Integers __attribute__((vector_size(16)));
+constexpr int64_t kWidth = 4;
+
+OMNI_ID_INLINE Vector splat(float x) { return (Vector){x, x, x, x}; }
+OMNI_ID_INLINE Vector load(const float* p) {
+  Vector x;
+  __builtin_memcpy(&x, p, sizeof x);
+  return x;
+}
+OMNI_ID_INLINE Vector load_n(const float* p, int64_t n) {
+  Vector x = splat(0.0f);
+  for (int64_t i = 0; i < n; ++i) x[i] = p[i];
+  return x;
+}
+OMNI_ID_INLINE void store(float* p, Vector x) { __builtin_memcpy(p, &x, sizeof x); }
+OMNI_ID_INLINE void store_n(float* p, Vector x, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) p[i] = x[i];
+}
+OMNI_ID_INLINE Vector load_bf16(const uint16_t* p) {
+  return (Vector){float_of((uint32_t)p[0] << 16), float_of((uint32_t)p[1] << 16), float_of((uint32_t)p[2] << 16),
+                  float_of((uint32_t)p[3] << 16)};
+}
+OMNI_ID_INLINE void store_bf16_n(uint16_t* p, Vector x, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) p[i] = bf16_of(x[i]);
+}
+OMNI_ID_INLINE void store_bf16(uint16_t* p, Vector x) { store_bf16_n(p, x, kWidth); }
+OMNI_ID_INLINE Vector add(Vector a, Vector b) { return a + b; }
+OMNI_ID_INLINE Vector subtract(Vector a, Vector b) { return a - b; }
+OMNI_ID_INLINE Vector multiply(Vector a, Vector b) { return a * b; }
+OMNI_ID_INLINE Vector divide(Vector a, Vector b) { return a / b; }
+OMNI_ID_INLINE Vector multiply_add(Vector a, Vector b, Vector c) { return a * b + c; }
+OMNI_ID_INLINE Vector larger_of(Vector a, Vector b) { return a > b ? a : b; }
+OMNI_ID_INLINE Vector smaller_of(Vector a, Vector b) { return a < b ? a : b; }
+// Adding and taking away 1.5·2^23 leaves the nearest integer for |a| < 2^22.
+OMNI_ID_INLINE Vector round_to_integer(Vector a) { return (a + splat(12582912.0f)) - splat(12582912.0f); }
+// n must lie in [-126, 127].
+OMNI_ID_INLINE Vector scale_by_power(Vector a, Vector n) {
+  const Integers exponent = (__builtin_convertvector(n, Integers) + 127) << 23;
+  Vector power;
+  __builtin_memcpy(&power, &exponent, sizeof power);
+  return a * power;
+}
+OMNI_ID_INLINE float sum_of(Vector a) { return (a[0] + a[2]) + (a[1] + a[3]); }
+OMNI_ID_INLINE float largest_of(Vector a) {
+  const float x = a[0] > a[1] ? a[0] : a[1], y = a[2] > a[3] ? a[2] : a[3];
+  return x > y ? x : y;
+}
+
+#endif
+
+// e^x for x ≤ 88, relative error below 3e-7; x below −87 gives e^−87. x·log2(e) is split in high and low parts so that the
+// error does not grow with x; 2^f on [−½, ½] is a minimax polynomial (relative error 2e-9 before rounding).
+OMNI_ID_INLINE Vector exponential(Vector x) {
+  // Bounds stand first: of an unordered pair the second operand is taken, so that NaN stays NaN.
+  x = larger_of(splat(-87.0f), smaller_of(splat(88.0f), x));
+  const Vector n = round_to_integer(multiply(x, splat(1.44269504f)));
+  Vector f = multiply_add(x, splat(1.44269502f), subtract(splat(0.0f), n));
+  f = multiply_add(x, splat(1.92596299e-8f), f);
+  Vector p = splat(0.00015345823f);
+  p = multiply_add(p, f, splat(0.0013399936f));
+  p = multiply_add(p, f, splat(0.009618489f));
+  p = multiply_add(p, f, splat(0.055503286f));
+  p = multiply_add(p, f, splat(0.24022646f));
+  p = multiply_add(p, f, splat(0.6931472f));
+  p = multiply_add(p, f, splat(1.0f));
+  return scale_by_power(p, n);
+}
+
+// Exact GELU, x·Φ(x). Φ(x) = ½ + x·P(u), u = 2x²/5.4² − 1 on |x| ≤ 5.4, where the rest of the normal distribution is below
+// half an ulp of 1. P is a minimax polynomial of degree 14 in u ∈ [−1, 1], where it is well conditioned: |error of Φ| < 1.4e-7,
+// with neither a division nor an exponential.
+OMNI_ID_INLINE Vector gelu(Vector x) {
+  const Vector bounded = larger_of(smaller_of(x, splat(5.4f)), splat(-5.4f));
+  const Vector u = multiply_add(multiply(bounded, bounded), splat(0.0685871056f), splat(-1.0f));
+  Vector p = splat(0.00039285884f);
+  p = multiply_add(p, u, splat(-0.0010283688f));
+  p = multiply_add(p, u, splat(0.00087493344f));
+  p = multiply_add(p, u, splat(-0.0011864102f));
+  p = multiply_add(p, u, splat(0.0036589229f));
+  p = multiply_add(p, u, splat(-0.006715338f));
+  p = multiply_add(p, u, splat(0.009651195f));
+  p = multiply_add(p, u, splat(-0.01396332f));
+  p = multiply_add(p, u, splat(0.019645145f));
+  p = multiply_add(p, u, splat(-0.025746457f));
+  p = multiply_add(p, u, splat(0.032116596f));
+  p = multiply_add(p, u, splat(-0.039206814f));
+  p = multiply_add(p, u, splat(0.04849959f));
+  p = multiply_add(p, u, splat(-0.065328054f));
+  p = multiply_add(p, u, splat(0.13092811f));
+  const Vector phi = multiply_add(bounded, p, splat(0.5f));
+  return multiply(x, larger_of(smaller_of(phi, splat(1.0f)), splat(0.0f)));
+}
+
+// x · sigmoid(1.702 x), the approximation that OpenAI's CLIP was trained with.
+OMNI_ID_INLINE Vector quick_gelu(Vector x) {
+  return divide(x, add(splat(1.0f), exponential(multiply(x, splat(-1.702f)))));
+}
+
+}  // namespace omni_id::cpu::OMNI_ID_ISA_NAMESPACE

@@ -1,0 +1,22 @@
+// The one symbol by which the rest of the CPU backend reaches the kernels of this instruction set.
+#include "cpu/kernels/simd.h"
+
+#define OMNI_ID_TEXT_OF(x) #x
+#define OMNI_ID_NAME_OF(x) OMNI_ID_TEXT_OF(x)
+
+namespace omni_id::cpu::OMNI_ID_ISA_NAMESPACE {
+
+size_t gemm_scratch_bytes(const Gemm*, int64_t rows, int64_t panels);
+void gemm_block(const Gemm*, int64_t row_begin, int64_t row_end, int64_t panel_begin, int64_t panel_end, void* scratch);
+size_t attention_scratch_bytes(const Attention*);
+void attention(const Attention*, void* scratch);
+void layer_norm(const LayerNorm*, int64_t row_begin, int64_t row_end);
+
+const KernelTable& kernels() {
+  static const KernelTable table = {
+      OMNI_ID_NAME_OF(OMNI_ID_ISA_NAMESPACE), gemm_scratch_bytes, gemm_block, attention_scratch_bytes, attention, layer_norm,
+  };
+  return table;
+}
+
+}  // namespace omni_id::cpu::OMNI_ID_ISA_NAMESPACE

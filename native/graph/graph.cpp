@@ -1,0 +1,67 @@
+#include "graph/graph.h"
+
+namespace omni_id {
+
+namespace {
+
+constexpr const char* kName = "graph";
+
+}  // namespace
+
+void check(const Graph& graph) {
+  const int count = static_cast<int>(graph.values.size());
+  std::vector<bool> defined(graph.values.size(), false);
+  const auto define_views_of = [&](auto&& self, int source) -> void {
+    for (int i = 0; i < count; ++i) {
+      if (graph.values[i].kind == Value::Kind::view && graph.values[i].source == source) {
+        defined[i] = true;
+        self(self, i);
+      }
+    }
+  };
+  for (int i = 0; i < count; ++i) {
+    const Value& value = graph.values[i];
+    elements_of(value.type.shape);
+    if (value.kind == Value::Kind::view) {
+      // A source stands before its view, so views cannot form a circle.
+      require(value.source >= 0 && value.source < i, kName, "a view's source does not stand before it");
+      const TensorType& source = graph.values[value.source].type;
+      Shape expected = source.shape;
+      require(!expected.empty() && graph.values[value.source].kind != Value::Kind::weight, kName, "a view needs columns");
+      expected.back() = value.type.columns();
+      require(value.column >= 0 && value.type.columns() <= source.columns() - value.column &&
+                  value.type == TensorType{source.dtype, expected},
+              kName, "columns " + std::to_string(value.column) + " + " + to_string(value.type) + " of " + to_string(source));
+    }
+    require(value.kind != Value::Kind::weight || !value.parts.empty(), kName, "a weight without a name");
+    defined[i] = defined[i] || value.kind == Value::Kind::input || value.kind == Value::Kind::weight;
+    if (value.kind == Value::Kind::input) define_views_of(define_views_of, i);
+  }
+  for (const Node& node : graph.nodes) {
+    std::vector<const TensorType*> types;
+    for (int input : node.inputs) {
+      require(input >= -1 && input < count && (input < 0 || defined[input]), kName,
+              std::string(node.row->name) + " reads a value that is not there yet");
+      types.push_back(input < 0 ? nullptr : &graph.values[input].type);
+    }
+    const Arguments arguments = checked_arguments(*node.row, types, node.attributes);
+    const std::vector<TensorType> outputs = node.row->shapes(arguments);
+    require(outputs.size() == node.outputs.size(), kName, std::string(node.row->name) + " has another number of outputs");
+    for (size_t i = 0; i < outputs.size(); ++i) {
+      const int output = node.outputs[i];
+      require(output >= 0 && output < count && !defined[output] && graph.values[output].kind == Value::Kind::result &&
+                  graph.values[output].type == outputs[i],
+              kName, std::string(node.row->name) + " writes a value of another kind or type, or one written before");
+      defined[output] = true;
+      define_views_of(define_views_of, output);
+    }
+  }
+  require(!graph.outputs.empty(), kName, "no outputs");
+  for (const GraphOutput& output : graph.outputs) {
+    require(output.value >= 0 && output.value < count && defined[output.value] &&
+                graph.values[output.value].kind == Value::Kind::result,
+            kName, "output " + output.name + " is not the result of an operator");
+  }
+}
+
+}  // namespace omni_id

@@ -1,0 +1,70 @@
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+
+#include "base/tensor.h"
+#include "graph/operators.h"
+#include "runtime/queue.h"
+#include "weights/weight_store.h"
+
+namespace omni_id {
+
+// Memory on a device. Freed with the last reference.
+class Buffer {
+ public:
+  virtual ~Buffer() = default;
+  virtual std::byte* data() = 0;  // a device address
+  size_t bytes() const { return bytes_; }
+
+ protected:
+  explicit Buffer(size_t bytes) : bytes_(bytes) {}
+
+ private:
+  size_t bytes_;
+};
+
+struct DeviceMemory {
+  size_t current_bytes = 0;
+  size_t peak_bytes = 0;
+};
+
+// What a backend offers. Operators are bound to it through their row in the operator table; everything else that a plan needs of
+// a device is here. All but `queue` is called from the device's queue thread, except where said.
+class Device {
+ public:
+  virtual ~Device() = default;
+
+  virtual const char* kind() const = 0;               // "cpu"
+  virtual std::string instruction_set() const = 0;    // "avx512bf16"
+  virtual int threads() const = 0;
+
+  // From any thread. Throws ERR_OUT_OF_MEMORY.
+  virtual std::shared_ptr<Buffer> allocate(size_t bytes) = 0;
+  // From any thread, for buffers that no queued run uses.
+  virtual void write(Buffer& buffer, size_t offset, const void* from, size_t bytes) = 0;
+  virtual void read(Buffer& buffer, size_t offset, void* to, size_t bytes) = 0;
+
+  // The memory that all plans of the device place their intermediate values in: runs do not overlap. Grows to the largest plan.
+  virtual std::byte* arena(size_t bytes) = 0;
+
+  // The concatenation of `names` along the first dimension in the form that `role` asks for, in `type.dtype` for matrices and in
+  // f32 otherwise. Made once per store. Throws ERR_WEIGHTS when it has not the shape `type` says.
+  virtual PackedWeight prepare(WeightStore& weights, const std::vector<std::string>& names, const TensorType& type,
+                               InputRole role) = 0;
+  virtual std::unique_ptr<Kernel> bind(const OperatorRow& row, const Arguments& arguments) = 0;
+  // Runs body(i) for all i in [0, tasks) on the device's host threads.
+  virtual void parallel_for(int64_t tasks, const std::function<void(int64_t)>& body) = 0;
+
+  virtual DeviceMemory memory() const = 0;  // from any thread
+  Queue& queue() { return queue_; }
+
+ private:
+  Queue queue_;
+};
+
+// The version of the layouts that `prepare` makes; part of what binds a packed cache to this engine.
+inline constexpr const char* kPackedLayout = "panels32-1";
+
+}  // namespace omni_id

@@ -1,0 +1,172 @@
+#include "runtime/plan.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "runtime/arena.h"
+
+namespace omni_id {
+
+namespace {
+
+void stop_if(const std::atomic<bool>& cancelled) {
+  if (cancelled.load(std::memory_order_relaxed)) throw EngineError(kAborted, "the run was cancelled");
+}
+
+}  // namespace
+
+std::shared_ptr<Plan> Plan::compile(Graph graph, std::shared_ptr<Device> device, std::shared_ptr<WeightStore> weights,
+                                    const std::atomic<bool>& cancelled) {
+  check(graph);
+  auto plan = std::make_shared<Plan>();
+  plan->graph_ = std::move(graph);
+  plan->device_ = std::move(device);
+  plan->weights_ = std::move(weights);
+  plan->places_.resize(plan->graph_.values.size());
+  for (const Node& node : plan->graph_.nodes) {
+    std::vector<const TensorType*> types;
+    for (size_t i = 0; i < node.inputs.size(); ++i) {
+      const int input = node.inputs[i];
+      types.push_back(input < 0 ? nullptr : &plan->graph_.values[input].type);
+      if (input < 0 || plan->graph_.values[input].kind != Value::Kind::weight) {
+        require(input < 0 || node.row->inputs[i].role != InputRole::matrix, node.row->name,
+                std::string(node.row->inputs[i].name) + " must be a weight");
+        continue;
+      }
+      stop_if(cancelled);
+      const Value& value = plan->graph_.values[input];
+      const InputRole role = node.row->inputs[i].role;
+      require(role == InputRole::matrix || value.type.dtype == DType::f32, node.row->name,
+              "weight " + value.parts[0] + " is read element by element and must be f32");
+      const PackedWeight packed = plan->device_->prepare(*plan->weights_, value.parts, value.type, role);
+      Place& place = plan->places_[input];
+      require(!place.weight || place.weight == packed.data, node.row->name,
+              "weight " + value.parts[0] + " is read both as a matrix and element by element: use two values");
+      place = {Place::Kind::weight, 0, {}, packed.data};
+      plan->prepared_.push_back(packed);
+    }
+    plan->steps_.push_back({plan->device_->bind(*node.row, checked_arguments(*node.row, types, node.attributes)), 0});
+  }
+  plan->plan_memory();
+  return plan;
+}
+
+int Plan::root_of(int value) const {
+  while (graph_.values[value].kind == Value::Kind::view) value = graph_.values[value].source;
+  return value;
+}
+
+void Plan::plan_memory() {
+  const int steps = static_cast<int>(steps_.size());
+  // block_of[value]: the block of memory that a result lives in. Results that take over an input's memory share its block.
+  std::vector<int> block_of(graph_.values.size(), -1), last_use(graph_.values.size(), -1);
+  std::vector<bool> bound(graph_.values.size(), false);
+  std::vector<Lifetime> blocks;
+
+  for (size_t i = 0; i < graph_.values.size(); ++i) {
+    if (graph_.values[i].kind == Value::Kind::input) {
+      places_[i] = {Place::Kind::bound, 0, graph_.values[i].name, nullptr};
+      bound[i] = true;
+    }
+  }
+  for (const GraphOutput& output : graph_.outputs) {
+    require(!bound[output.value], "graph", "output " + output.name + " is named twice");
+    places_[output.value] = {Place::Kind::bound, 0, output.name, nullptr};
+    bound[output.value] = true;
+  }
+  for (int step = 0; step < steps; ++step) {
+    for (int input : graph_.nodes[step].inputs) {
+      if (input >= 0) last_use[root_of(input)] = step;
+    }
+  }
+  for (int step = 0; step < steps; ++step) {
+    const Node& node = graph_.nodes[step];
+    for (size_t i = 0; i < node.outputs.size(); ++i) {
+      const int output = node.outputs[i];
+      if (bound[output]) continue;
+      const int last = std::max(step, last_use[output]);
+      const int in_place = node.row->in_place_input;
+      const int given = i == 0 && in_place >= 0 && in_place < static_cast<int>(node.inputs.size()) ? node.inputs[in_place] : -1;
+      const bool takes_over = given >= 0 && block_of[given] >= 0 && last_use[given] == step &&
+                              graph_.values[given].kind == Value::Kind::result &&
+                              graph_.values[given].type == graph_.values[output].type &&
+                              std::count(node.inputs.begin(), node.inputs.end(), given) == 1 &&
+                              std::none_of(node.inputs.begin(), node.inputs.end(), [&](int other) {
+                                return other >= 0 && other != given && root_of(other) == given;
+                              });
+      if (takes_over) {
+        block_of[output] = block_of[given];
+        blocks[block_of[output]].last = last;
+      } else {
+        block_of[output] = static_cast<int>(blocks.size());
+        blocks.push_back({graph_.values[output].type.bytes(), step, last});
+      }
+    }
+  }
+  const size_t value_blocks = blocks.size();
+  for (int step = 0; step < steps; ++step) blocks.push_back({steps_[step].kernel->workspace_bytes(), step, step});
+
+  const ArenaLayout layout = place(blocks);
+  for (size_t i = 0; i < graph_.values.size(); ++i) {
+    if (block_of[i] >= 0) places_[i].offset = layout.offsets[block_of[i]];
+  }
+  for (int step = 0; step < steps; ++step) steps_[step].workspace = layout.offsets[value_blocks + step];
+  arena_bytes_ = layout.bytes;
+}
+
+TensorView Plan::view_of(int value, std::byte* arena, const std::map<std::string, Binding>& bindings) const {
+  if (value < 0) return {};
+  const int root = root_of(value);
+  const Place& place = places_[root];
+  TensorView view;
+  view.type = graph_.values[value].type;
+  view.row_stride = graph_.values[root].type.columns();
+  if (place.kind == Place::Kind::weight) {
+    view.data = const_cast<std::byte*>(place.weight);  // kernels never write to their inputs
+  } else if (place.kind == Place::Kind::bound) {
+    const Binding& binding = bindings.at(place.binding);
+    view.data = binding.buffer->data() + binding.offset;
+  } else {
+    view.data = arena + place.offset;
+  }
+  for (int v = value; graph_.values[v].kind == Value::Kind::view; v = graph_.values[v].source) {
+    view.data += static_cast<size_t>(graph_.values[v].column) * size_of(view.type.dtype);
+  }
+  return view;
+}
+
+void Plan::check_bindings(const std::map<std::string, Binding>& bindings) const {
+  std::map<std::string, size_t> wanted;
+  for (const Value& value : graph_.values) {
+    if (value.kind == Value::Kind::input) wanted[value.name] = value.type.bytes();
+  }
+  for (const GraphOutput& output : graph_.outputs) wanted[output.name] = graph_.values[output.value].type.bytes();
+  for (const auto& [name, bytes] : wanted) {
+    const auto given = bindings.find(name);
+    require(given != bindings.end(), "run", "no tensor for " + name);
+    const Binding& binding = given->second;
+    require(binding.offset <= binding.buffer->bytes() && bytes <= binding.buffer->bytes() - binding.offset &&
+                binding.offset % 4 == 0,
+            "run", "tensor for " + name + " is too small: " + std::to_string(bytes) + " bytes needed");
+  }
+  for (const auto& [name, binding] : bindings) {
+    require(wanted.count(name) == 1, "run", "the plan has neither an input nor an output named " + name);
+  }
+}
+
+void Plan::run(const std::map<std::string, Binding>& bindings, const std::atomic<bool>& cancelled) const {
+  stop_if(cancelled);
+  std::byte* arena = device_->arena(arena_bytes_);
+  for (size_t step = 0; step < steps_.size(); ++step) {
+    stop_if(cancelled);
+    const Node& node = graph_.nodes[step];
+    KernelCall call;
+    for (int input : node.inputs) call.inputs.push_back(view_of(input, arena, bindings));
+    call.inputs.resize(node.row->inputs.size());
+    for (int output : node.outputs) call.outputs.push_back(view_of(output, arena, bindings));
+    call.workspace = arena + steps_[step].workspace;
+    steps_[step].kernel->run(call);
+  }
+}
+
+}  // namespace omni_id

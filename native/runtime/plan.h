@@ -1,0 +1,65 @@
+#pragma once
+
+#include <atomic>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "graph/graph.h"
+#include "runtime/device.h"
+
+namespace omni_id {
+
+// A piece of a buffer that a run reads an input from or writes an output to.
+struct Binding {
+  std::shared_ptr<Buffer> buffer;
+  size_t offset = 0;
+};
+
+// A graph bound to a device: operators to kernels, values to places in the device's arena. Immutable after compilation; runs happen
+// on the device's queue thread, one at a time.
+class Plan {
+ public:
+  // Runs on the device's queue thread: it packs the weights that no plan has packed yet. `cancelled` is looked at between weights.
+  // Throws ERR_INVALID_ARGUMENT, ERR_WEIGHTS, ERR_OUT_OF_MEMORY or ERR_ABORTED.
+  static std::shared_ptr<Plan> compile(Graph graph, std::shared_ptr<Device> device, std::shared_ptr<WeightStore> weights,
+                                       const std::atomic<bool>& cancelled);
+
+  // Throws ERR_INVALID_ARGUMENT when a binding is missing, unknown or too small. From any thread.
+  void check_bindings(const std::map<std::string, Binding>& bindings) const;
+
+  // Looks at `cancelled` between operators and throws ERR_ABORTED. On the queue thread.
+  void run(const std::map<std::string, Binding>& bindings, const std::atomic<bool>& cancelled) const;
+
+  const Graph& graph() const { return graph_; }
+  Device& device() const { return *device_; }
+  size_t arena_bytes() const { return arena_bytes_; }
+
+ private:
+  struct Step {
+    std::unique_ptr<Kernel> kernel;
+    size_t workspace = 0;  // offset in the arena
+  };
+  // Where a value lives. Views follow their source.
+  struct Place {
+    enum class Kind { arena, bound, weight } kind = Kind::arena;
+    size_t offset = 0;            // arena
+    std::string binding;          // bound
+    const std::byte* weight = nullptr;
+  };
+
+  void plan_memory();
+  int root_of(int value) const;
+  TensorView view_of(int value, std::byte* arena, const std::map<std::string, Binding>& bindings) const;
+
+  Graph graph_;
+  std::shared_ptr<Device> device_;
+  std::shared_ptr<WeightStore> weights_;
+  std::vector<PackedWeight> prepared_;  // keeps them alive
+  std::vector<Step> steps_;
+  std::vector<Place> places_;
+  size_t arena_bytes_ = 0;
+};
+
+}  // namespace omni_id

@@ -1,0 +1,217 @@
+// Every row of the operator table, on every instruction set of this machine, in f32 and bf16, against the row's reference in double
+// precision. A row without cases fails. Tolerances follow from the number formats: an f32 result may be off by a few ε for every
+// doubling of the sum behind it, relative to the magnitude of what was summed; bf16 inputs are rounded before both computations, so
+// that what remains is the rounding of intermediate values and of the output to 8 bits.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <random>
+
+#include "base/error.h"
+#include "base/float_formats.h"
+#include "cpu/device.h"
+#include "cpu/isa.h"
+#include "runtime/plan.h"
+#include "test/check.h"
+
+using namespace omni_id;
+using test::check;
+
+namespace {
+
+struct Result {
+  std::vector<double> expected;
+  std::vector<float> actual;
+};
+
+double rounded(double value, DType dtype) {
+  const float f = static_cast<float>(value);
+  return dtype == DType::bf16 ? float_from_bf16(bf16_from_float(f)) : f;
+}
+
+// Runs one case as a plan of a single node. `narrow`: activations and matrices in bf16 wherever the operator takes them.
+Result run_case(const OperatorRow& row, const OperatorCase& one, bool narrow, const std::shared_ptr<CpuDevice>& device) {
+  std::mt19937 random(static_cast<uint32_t>(one.inputs[0].empty() ? 1 : one.inputs[0].back() * 7919 + one.inputs.size()));
+  std::normal_distribution<double> normal;
+  Graph graph;
+  Node node{&row, {}, {}, one.attributes};
+  auto weights = std::make_shared<WeightStore>();
+  std::map<std::string, Binding> bindings;
+  std::vector<ReferenceTensor> references;
+  for (size_t i = 0; i < row.inputs.size(); ++i) {
+    const InputRule& rule = row.inputs[i];
+    const bool absent = i >= one.inputs.size() || one.inputs[i].empty();
+    references.push_back({absent ? Shape{0} : one.inputs[i], {}});
+    node.inputs.push_back(absent ? -1 : static_cast<int>(graph.values.size()));
+    if (absent) continue;
+    // bf16 for what the models keep in bf16: x of a linear layer, q, k and v, and matrices.
+    const std::string name = rule.name, op = row.name;
+    const bool takes_bf16 = rule.role == InputRole::matrix || (op == "linear" && name == "x") ||
+                            (op == "attention" && rule.role == InputRole::plain) || (op == "concat_rows" && name == "x");
+    Value value;
+    value.type = {rule.role == InputRole::index ? DType::i32 : narrow && takes_bf16 ? DType::bf16 : DType::f32, one.inputs[i]};
+    const int64_t n = value.type.elements();
+    ReferenceTensor& reference = references.back();
+    for (int64_t j = 0; j < n; ++j) {
+      reference.values.push_back(rule.role == InputRole::index ? one.indices.at(i)[static_cast<size_t>(j)]
+                                                               : rounded(normal(random), value.type.dtype));
+    }
+    if (rule.role == InputRole::matrix) {
+      std::vector<float> f(reference.values.begin(), reference.values.end());
+      weights->set(name, one.inputs[i], f.data());
+      value.kind = Value::Kind::weight;
+      value.parts = {name};
+    } else {
+      value.name = name;
+      auto buffer = device->allocate(std::max<size_t>(1, value.type.bytes()));
+      for (int64_t j = 0; j < n; ++j) {
+        std::byte* to = buffer->data() + static_cast<size_t>(j) * size_of(value.type.dtype);
+        const float f = static_cast<float>(reference.values[static_cast<size_t>(j)]);
+        const int32_t integer = static_cast<int32_t>(f);
+        const uint16_t half = bf16_from_float(f);
+        const void* from = value.type.dtype == DType::i32 ? static_cast<const void*>(&integer)
+                           : value.type.dtype == DType::bf16 ? static_cast<const void*>(&half)
+                                                             : static_cast<const void*>(&f);
+        std::memcpy(to, from, size_of(value.type.dtype));
+      }
+      bindings[name] = {buffer, 0};
+    }
+    graph.values.push_back(value);
+  }
+  std::vector<const TensorType*> types;
+  for (int input : node.inputs) types.push_back(input < 0 ? nullptr : &graph.values[static_cast<size_t>(input)].type);
+  const Arguments arguments = checked_arguments(row, types, one.attributes);
+  const TensorType out_type = row.shapes(arguments)[0];
+  std::vector<ReferenceTensor> outputs{{out_type.shape, std::vector<double>(static_cast<size_t>(out_type.elements()), 0.0)}};
+  row.reference(arguments, references, outputs);
+
+  Value out;
+  out.kind = Value::Kind::result;
+  out.type = out_type;
+  node.outputs = {static_cast<int>(graph.values.size())};
+  graph.outputs = {{"out", node.outputs[0]}};
+  graph.values.push_back(out);
+  graph.nodes = {node};
+  auto buffer = device->allocate(std::max<size_t>(1, out_type.bytes()));
+  std::memset(buffer->data(), 0xff, out_type.bytes());  // NaN: an element that is not written shows
+  bindings["out"] = {buffer, 0};
+  const std::atomic<bool> cancelled{false};
+  const auto plan = Plan::compile(graph, device, weights, cancelled);
+  plan->check_bindings(bindings);
+  plan->run(bindings, cancelled);
+
+  Result result{outputs[0].values, {}};
+  for (int64_t j = 0; j < out_type.elements(); ++j) {
+    if (out_type.dtype == DType::bf16) {
+      uint16_t bits;
+      std::memcpy(&bits, buffer->data() + 2 * j, 2);
+      result.actual.push_back(float_from_bf16(bits));
+    } else {
+      result.actual.push_back(reinterpret_cast<const float*>(buffer->data())[j]);
+    }
+  }
+  return result;
+}
+
+void test_against_reference(const std::string& isa) {
+  const auto device = std::make_shared<CpuDevice>(2, isa);
+  for (const OperatorRow* row : operator_table()) {
+    check(!row->cases.empty(), std::string(row->name) + " has cases");
+    size_t ran = 0;
+    double worst = 0.0;
+    for (const OperatorCase& one : row->cases) {
+      for (const bool narrow : {false, true}) {
+        const Result result = run_case(*row, one, narrow, device);
+        double scale = 0.0, error = 0.0;
+        for (size_t j = 0; j < result.expected.size(); ++j) {
+          scale = std::max(scale, std::abs(result.expected[j]));
+          const double difference = std::abs(result.expected[j] - result.actual[j]);
+          if (!(difference <= error)) error = difference;
+        }
+        // An upper bound of the longest sum in any case of the row is its case's last dimension times a few; the error of a sum
+        // in blocks grows with its logarithm.
+        double terms = 1.0;
+        for (const Shape& shape : one.inputs) {
+          for (int64_t dimension : shape) terms = std::max(terms, static_cast<double>(dimension));
+        }
+        const double tolerance = std::max(1.0, scale) * (narrow ? 0x1p-7 : 0x1p-23 * (4.0 + 4.0 * std::sqrt(terms)));
+        worst = std::max(worst, error / tolerance);
+        ++ran;
+        check(!(error > tolerance) && !std::isnan(error),
+              std::string(row->name) + " on " + isa + (narrow ? " bf16" : " f32") + " with " + to_string(one.inputs[0]) +
+                  ": error " + std::to_string(error) + ", at most " + std::to_string(tolerance));
+      }
+    }
+    check(ran > 0, std::string(row->name) + " ran");
+    std::printf("%-12s %-16s %zu cases, worst error %.2f of the tolerance\n", isa.c_str(), row->name, ran, worst);
+  }
+}
+
+// Small whole numbers are exact in f32 and bf16 and so are their sums below 2^24: a product of them must be right to the bit.
+void test_exact_products(const std::string& isa) {
+  const auto device = std::make_shared<CpuDevice>(2, isa);
+  std::mt19937 random(7);
+  std::uniform_int_distribution<int> small(-3, 3);
+  for (const auto& [m, n, k] : {std::array<int64_t, 3>{1, 1, 1}, {5, 33, 2}, {12, 32, 256}, {13, 31, 257}, {241, 130, 515}}) {
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      std::vector<float> x(static_cast<size_t>(m * k)), w(static_cast<size_t>(n * k));
+      for (float& v : x) v = static_cast<float>(small(random));
+      for (float& v : w) v = static_cast<float>(small(random));
+      auto weights = std::make_shared<WeightStore>();
+      weights->set("w", {n, k}, w.data());
+      Graph graph;
+      graph.values = {{Value::Kind::input, {DType::f32, {m, k}}, "x", {}, -1, 0},
+                      {Value::Kind::weight, {dtype, {n, k}}, "", {"w"}, -1, 0},
+                      {Value::Kind::result, {DType::f32, {m, n}}, "", {}, -1, 0}};
+      graph.nodes = {{&operators::linear, {0, 1}, {2}, {}}};
+      graph.outputs = {{"y", 2}};
+      const std::atomic<bool> cancelled{false};
+      const auto plan = Plan::compile(graph, device, weights, cancelled);
+      std::map<std::string, Binding> bindings{{"x", {device->allocate(x.size() * 4), 0}},
+                                              {"y", {device->allocate(static_cast<size_t>(m * n) * 4), 0}}};
+      device->write(*bindings["x"].buffer, 0, x.data(), x.size() * 4);
+      plan->run(bindings, cancelled);
+      const float* y = reinterpret_cast<const float*>(bindings["y"].buffer->data());
+      int64_t wrong = 0;
+      for (int64_t i = 0; i < m; ++i) {
+        for (int64_t j = 0; j < n; ++j) {
+          float sum = 0.0f;
+          for (int64_t l = 0; l < k; ++l) sum += x[static_cast<size_t>(i * k + l)] * w[static_cast<size_t>(j * k + l)];
+          wrong += y[i * n + j] != sum;
+        }
+      }
+      check(wrong == 0, std::string("exact product on ") + isa + " " + name_of(dtype) + " " + to_string(Shape{m, n, k}) + ": " +
+                            std::to_string(wrong) + " wrong");
+    }
+  }
+}
+
+void test_rejections() {
+  const auto device = std::make_shared<CpuDevice>(1, "portable");
+  const OperatorCase& ragged = operators::attention.cases[6];
+  for (const std::vector<int32_t>& offsets : {std::vector<int32_t>{0, 4, 3, 9}, {1, 4, 5, 9}, {0, 4, 5, 10}, {0, 40, 5, 9}}) {
+    OperatorCase bad = ragged;
+    bad.indices[3] = offsets;
+    bool rejected = false;
+    try {
+      // The reference would read out of bounds too, so only the plan's own check can be what answers.
+      OperatorRow row = operators::attention;
+      row.reference = [](const Arguments&, const std::vector<ReferenceTensor>&, std::vector<ReferenceTensor>&) {};
+      run_case(row, bad, false, device);
+    } catch (const EngineError& error) {
+      rejected = std::string(error.code()) == kInvalidArgument;
+    }
+    check(rejected, "attention rejects offsets that do not rise from 0 to the end");
+  }
+}
+
+}  // namespace
+
+int main() {
+  for (const std::string& isa : available_isas()) {
+    test_against_reference(isa);
+    test_exact_products(isa);
+  }
+  test_rejections();
+  return test::finish();
+}

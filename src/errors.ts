@@ -1,0 +1,107 @@
+/**
+ * Every error that omni-id throws on purpose: one class per kind, a stable `code` for programs, and a message that
+ * names what was given and what was expected. Cancelled work rejects with the `AbortSignal`'s own reason instead.
+ */
+
+/** Base of all errors of the package; `instanceof OmniIdError` and `code` tell them apart from bugs. */
+export class OmniIdError extends Error {
+  /** Stable, documented name of the failure, for example `ERR_IMAGE_NOT_FOUND`. */
+  readonly code: string;
+
+  constructor(code: string, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.name = new.target.name;
+    this.code = code;
+  }
+}
+
+/** A caller's mistake in an argument: wrong type, unknown name, value out of range. Found before any native call. */
+export class ArgumentError extends OmniIdError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('ERR_INVALID_ARGUMENT', message, options);
+  }
+}
+
+/** Codes of {@link ImageError}. */
+export type ImageErrorCode =
+  'ERR_IMAGE_NOT_FOUND' | 'ERR_IMAGE_UNREADABLE' | 'ERR_IMAGE_TOO_LARGE' | 'ERR_PIXELS_INVALID';
+
+/** A photo that cannot be used. `identity` and `photo` are its indices in the call, where it was part of one. */
+export class ImageError extends OmniIdError {
+  declare readonly code: ImageErrorCode;
+  readonly identity: number | undefined;
+  readonly photo: number | undefined;
+
+  constructor(
+    code: ImageErrorCode,
+    message: string,
+    options: ErrorOptions & { identity?: number | undefined; photo?: number | undefined } = {},
+  ) {
+    super(code, message, options);
+    this.identity = options.identity;
+    this.photo = options.photo;
+  }
+}
+
+/** A safetensors file or sharded index that breaks the format's rules, or cannot be read. */
+export class FormatError extends OmniIdError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('ERR_FORMAT', message, options);
+  }
+}
+
+/** Weights that do not fit the model: every missing, extra and misshapen name at once. */
+export class WeightsError extends OmniIdError {
+  readonly missing: readonly string[];
+  readonly extra: readonly string[];
+  readonly misshapen: readonly string[];
+
+  constructor(
+    message: string,
+    lists: { missing?: readonly string[]; extra?: readonly string[]; misshapen?: readonly string[] } = {},
+  ) {
+    super('ERR_WEIGHTS', message);
+    this.missing = lists.missing ?? [];
+    this.extra = lists.extra ?? [];
+    this.misshapen = lists.misshapen ?? [];
+  }
+}
+
+/** A `config.json` that is absent, not JSON, or whose values are not those of a model. */
+export class ConfigError extends OmniIdError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('ERR_CONFIG', message, options);
+  }
+}
+
+/** Reading or writing a file failed; `cause` is the system's error. */
+export class FileError extends OmniIdError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('ERR_FILE', message, options);
+  }
+}
+
+/** The device asked for does not exist here, or has no memory left. */
+export class DeviceError extends OmniIdError {
+  constructor(
+    code: 'ERR_DEVICE_UNAVAILABLE' | 'ERR_OUT_OF_MEMORY',
+    message: string,
+    options?: ErrorOptions,
+  ) {
+    super(code, message, options);
+  }
+}
+
+/** An object was used after `dispose()`, or disposed of while the call was under way. */
+export class DisposedError extends OmniIdError {
+  constructor(message: string) {
+    super('ERR_DISPOSED', message);
+  }
+}
+
+/** The native addon could not be loaded: names the platform, what was tried and what to do. */
+export class AddonError extends OmniIdError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('ERR_ADDON', message, options);
+  }
+}
