@@ -160,9 +160,15 @@ void test_exact_products(const std::string& isa) {
       auto weights = std::make_shared<WeightStore>();
       weights->set("w", {n, k}, w.data());
       Graph graph;
-      graph.values = {{Value::Kind::input, {DType::f32, {m, k}}, "x", {}, -1, 0},
-                      {Value::Kind::weight, {dtype, {n, k}}, "", {"w"}, -1, 0},
-                      {Value::Kind::result, {DType::f32, {m, n}}, "", {}, -1, 0}};
+      const auto add = [&](Value::Kind kind, DType type, const Shape& shape) -> Value& {
+        Value& value = graph.values.emplace_back();
+        value.kind = kind;
+        value.type = {type, shape};
+        return value;
+      };
+      add(Value::Kind::input, DType::f32, {m, k}).name = "x";
+      add(Value::Kind::weight, dtype, {n, k}).parts = {"w"};
+      add(Value::Kind::result, DType::f32, {m, n});
       graph.nodes = {{&operators::linear, {0, 1}, {2}, {}}};
       graph.outputs = {{"y", 2}};
       const std::atomic<bool> cancelled{false};

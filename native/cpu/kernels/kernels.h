@@ -66,6 +66,20 @@ struct LayerNorm {
   ElementType out_type;
 };
 
+// One direction of an image resize: `outputs` weighted sums over runs of `taps[i]` pixels (or rows) from `first[i]`.
+struct Resample {
+  const uint8_t* source;
+  int64_t source_stride;  // bytes between rows
+  int64_t source_pixels;  // in a row
+  int64_t outputs;
+  const int32_t* first;
+  const int32_t* taps;
+  const int32_t* weights;  // [outputs][most_taps], 22 fractional bits
+  int64_t most_taps;
+  uint8_t* out;
+  int64_t out_stride;
+};
+
 struct KernelTable {
   const char* name;
   // Bytes of scratch that one call of `gemm_block` over at most `rows` × `panels` needs (64-byte aligned).
@@ -75,6 +89,9 @@ struct KernelTable {
   size_t (*attention_scratch_bytes)(const Attention*);
   void (*attention)(const Attention*, void* scratch);
   void (*layer_norm)(const LayerNorm*, int64_t row_begin, int64_t row_end);
+  size_t (*resample_scratch_bytes)(const Resample*);
+  void (*resample_rows)(const Resample*, int64_t row_begin, int64_t row_end, void* scratch);
+  void (*resample_columns)(const Resample*, int64_t begin, int64_t end);
 };
 
 namespace portable {

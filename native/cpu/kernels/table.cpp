@@ -11,10 +11,14 @@ void gemm_block(const Gemm*, int64_t row_begin, int64_t row_end, int64_t panel_b
 size_t attention_scratch_bytes(const Attention*);
 void attention(const Attention*, void* scratch);
 void layer_norm(const LayerNorm*, int64_t row_begin, int64_t row_end);
+size_t resample_scratch_bytes(const Resample*);
+void resample_rows(const Resample*, int64_t row_begin, int64_t row_end, void* scratch);
+void resample_columns(const Resample*, int64_t begin, int64_t end);
 
 const KernelTable& kernels() {
   static const KernelTable table = {
       OMNI_ID_NAME_OF(OMNI_ID_ISA_NAMESPACE), gemm_scratch_bytes, gemm_block, attention_scratch_bytes, attention, layer_norm,
+      resample_scratch_bytes, resample_rows, resample_columns,
   };
   return table;
 }

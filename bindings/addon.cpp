@@ -1,0 +1,86 @@
+// The addon's entry: the engine's classes and functions, one to one. No logic lives here.
+#include <napi.h>
+
+#include "cpu/isa.h"
+#include "environment.h"
+#include "graph/operators.h"
+#include "image/clip_preprocess.h"
+#include "objects.h"
+#include "values.h"
+
+namespace omni_id::bindings {
+
+namespace {
+
+Napi::Value strings(Napi::Env env, const std::vector<std::string>& values) {
+  Napi::Array array = Napi::Array::New(env, values.size());
+  for (size_t i = 0; i < values.size(); ++i) array.Set(static_cast<uint32_t>(i), values[i]);
+  return array;
+}
+
+// inferShapes(op, inputs: ({ dtype, shape } | null)[], attributes): { dtype, shape }[], by the operator's row.
+Napi::Value infer_shapes(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    const OperatorRow& row = operator_named(info[0].ToString().Utf8Value());
+    require(info[1].IsArray(), row.name, "expected an array of inputs");
+    const auto given = info[1].As<Napi::Array>();
+    std::vector<TensorType> types(given.Length());
+    std::vector<const TensorType*> inputs;
+    for (uint32_t i = 0; i < given.Length(); ++i) {
+      const Napi::Value one = given.Get(i);
+      if (!one.IsNull()) types[i] = type_from(one);
+      inputs.push_back(one.IsNull() ? nullptr : &types[i]);
+    }
+    const std::vector<TensorType> outputs = row.shapes(checked_arguments(row, inputs, attributes_from(info[2])));
+    Napi::Array array = Napi::Array::New(info.Env(), outputs.size());
+    for (size_t i = 0; i < outputs.size(); ++i) array.Set(static_cast<uint32_t>(i), to_js(info.Env(), outputs[i]));
+    return array;
+  });
+}
+
+Napi::Value operators(const Napi::CallbackInfo& info) {
+  std::vector<std::string> names;
+  for (const OperatorRow* row : operator_table()) names.emplace_back(row->name);
+  return strings(info.Env(), names);
+}
+
+Napi::Object initialize(Napi::Env env, Napi::Object exports) {
+  Environment::attach(env);
+  Environment& environment = Environment::of(env);
+  const auto add = [&](const char* name, Napi::Function constructor, Napi::FunctionReference& keep) {
+    keep = Napi::Persistent(constructor);
+    exports.Set(name, constructor);
+  };
+  add("Device", DeviceObject::define(env), environment.device);
+  add("Tensor", TensorObject::define(env), environment.tensor);
+  add("MappedFile", MappedFileObject::define(env), environment.mapped_file);
+  add("Weights", WeightsObject::define(env), environment.weights);
+  add("Cancellation", CancellationObject::define(env), environment.cancellation);
+  add("Plan", PlanObject::define(env), environment.plan);
+  exports.Set("compile", Napi::Function::New<PlanObject::compile>(env, "compile"));
+  exports.Set("preprocess", Napi::Function::New<preprocess>(env, "preprocess"));
+  exports.Set("inferShapes", Napi::Function::New<infer_shapes>(env, "inferShapes"));
+  exports.Set("operators", Napi::Function::New<operators>(env, "operators"));
+  exports.Set("instructionSets", Napi::Function::New(env, [](const Napi::CallbackInfo& info) {
+                return strings(info.Env(), available_isas());
+              }));
+  exports.Set("availableParallelism", Napi::Function::New(env, [](const Napi::CallbackInfo& info) {
+                return Napi::Number::New(info.Env(), available_parallelism());
+              }));
+  exports.Set("processorName", Napi::Function::New(env, [](const Napi::CallbackInfo& info) {
+                return Napi::String::New(info.Env(), processor_name());
+              }));
+  exports.Set("version", OMNI_ID_VERSION);
+  exports.Set("packedLayout", kPackedLayout);
+  return exports;
+}
+
+}  // namespace
+
+}  // namespace omni_id::bindings
+
+static Napi::Object initialize_addon(Napi::Env env, Napi::Object exports) {
+  return omni_id::bindings::initialize(env, exports);
+}
+
+NODE_API_MODULE(omni_id, initialize_addon)

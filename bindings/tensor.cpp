@@ -1,0 +1,111 @@
+#include <cmath>
+#include <cstring>
+
+#include "base/error.h"
+#include "cpu/device.h"
+#include "objects.h"
+#include "values.h"
+
+namespace omni_id::bindings {
+
+Napi::Function DeviceObject::define(Napi::Env env) {
+  return DefineClass(env, "Device",
+                     {InstanceMethod<&DeviceObject::describe>("describe"), InstanceMethod<&DeviceObject::memory>("memory")});
+}
+
+DeviceObject::DeviceObject(const Napi::CallbackInfo& info) : ObjectWrap(info) {
+  guarded(info.Env(), [&] {
+    const int threads = info[0].IsUndefined() ? 0 : static_cast<int>(integer_from(info[0], "threads"));
+    engine_ = open_cpu_device(threads, info[1].IsUndefined() ? std::string() : string_from(info[1], "isa"));
+  });
+}
+
+Napi::Value DeviceObject::describe(const Napi::CallbackInfo& info) {
+  Napi::Object object = Napi::Object::New(info.Env());
+  object.Set("kind", engine_->kind());
+  object.Set("instructionSet", engine_->instruction_set());
+  object.Set("threads", engine_->threads());
+  return object;
+}
+
+Napi::Value DeviceObject::memory(const Napi::CallbackInfo& info) {
+  const DeviceMemory memory = engine_->memory();
+  Napi::Object object = Napi::Object::New(info.Env());
+  object.Set("currentBytes", static_cast<double>(memory.current_bytes));
+  object.Set("peakBytes", static_cast<double>(memory.peak_bytes));
+  return object;
+}
+
+Napi::Function TensorObject::define(Napi::Env env) {
+  return DefineClass(env, "Tensor",
+                     {InstanceMethod<&TensorObject::write>("write"), InstanceMethod<&TensorObject::read>("read"),
+                      InstanceMethod<&TensorObject::dispose>("dispose")});
+}
+
+TensorObject::TensorObject(const Napi::CallbackInfo& info) : ObjectWrap(info) {
+  guarded(info.Env(), [&] {
+    const auto& device = unwrap<DeviceObject>(info[0], Environment::of(info.Env()).device, "a Device").engine();
+    const TensorType type = type_from(info[1]);
+    engine_ = std::make_shared<TensorData>(TensorData{type, device, device->allocate(type.bytes())});
+    reported_ = static_cast<int64_t>(type.bytes());
+    Napi::MemoryManagement::AdjustExternalMemory(info.Env(), reported_);
+  });
+}
+
+TensorObject::~TensorObject() {
+  if (reported_) Napi::MemoryManagement::AdjustExternalMemory(Env(), -reported_);
+}
+
+void TensorObject::dispose(const Napi::CallbackInfo& info) {
+  engine_.reset();
+  Napi::MemoryManagement::AdjustExternalMemory(info.Env(), -reported_);
+  reported_ = 0;
+}
+
+// write(values: Float32Array | Int32Array, firstElement): the index of the first value that is not finite, or −1 when all were
+// written. Nothing is written otherwise.
+Napi::Value TensorObject::write(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    const TensorData& tensor = *engine();
+    if (!info[0].IsTypedArray()) throw EngineError(kInvalidArgument, "write: expected a typed array");
+    const auto array = info[0].As<Napi::TypedArray>();
+    const bool fits = (array.TypedArrayType() == napi_float32_array && tensor.type.dtype == DType::f32) ||
+                      (array.TypedArrayType() == napi_int32_array && tensor.type.dtype == DType::i32);
+    if (!fits) throw EngineError(kInvalidArgument, "write: the array's type is not the tensor's, " + to_string(tensor.type));
+    const int64_t first = integer_from(info[1], "first element"), total = tensor.type.elements();
+    const int64_t count = static_cast<int64_t>(array.ElementLength());
+    if (first < 0 || count > total || first > total - count) {
+      throw EngineError(kInvalidArgument, "write: elements " + std::to_string(first) + " + " + std::to_string(count) + " of " +
+                                              to_string(tensor.type));
+    }
+    const auto* bytes = static_cast<const std::byte*>(array.ArrayBuffer().Data()) + array.ByteOffset();
+    if (tensor.type.dtype == DType::f32) {
+      const auto* values = reinterpret_cast<const float*>(bytes);
+      for (int64_t i = 0; i < count; ++i) {
+        if (!std::isfinite(values[i])) return Napi::Number::New(info.Env(), static_cast<double>(i));
+      }
+    }
+    tensor.device->write(*tensor.buffer, static_cast<size_t>(first) * 4, bytes, static_cast<size_t>(count) * 4);
+    return Napi::Number::New(info.Env(), -1);
+  });
+}
+
+// read(firstElement, count): a copy, Float32Array or Int32Array.
+Napi::Value TensorObject::read(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    const TensorData& tensor = *engine();
+    const int64_t first = integer_from(info[0], "first element"), count = integer_from(info[1], "count");
+    const int64_t total = tensor.type.elements();
+    if (first < 0 || count < 0 || count > total || first > total - count || size_of(tensor.type.dtype) != 4) {
+      throw EngineError(kInvalidArgument, "read: elements " + std::to_string(first) + " + " + std::to_string(count) + " of " +
+                                              to_string(tensor.type));
+    }
+    const auto n = static_cast<size_t>(count);
+    Napi::ArrayBuffer memory = Napi::ArrayBuffer::New(info.Env(), n * 4);
+    tensor.device->read(*tensor.buffer, static_cast<size_t>(first) * 4, memory.Data(), n * 4);
+    if (tensor.type.dtype == DType::i32) return Napi::Int32Array::New(info.Env(), n, memory, 0);
+    return Napi::Float32Array::New(info.Env(), n, memory, 0);
+  });
+}
+
+}  // namespace omni_id::bindings

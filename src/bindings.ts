@@ -1,0 +1,158 @@
+import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { AddonError } from './errors.js';
+
+/** Element types of the engine; `i32` for offsets and row numbers only. */
+export type DType = 'f32' | 'bf16' | 'i32';
+
+/** Element types in weight files. */
+export type WeightDType = 'f32' | 'f16' | 'bf16';
+
+/** A tensor's element type and dimensions. */
+export interface TensorType {
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+}
+
+export interface NativeDevice {
+  describe(): { kind: string; instructionSet: string; threads: number };
+  /** Bytes of buffers, arena and scratch; packed weights are counted by their `Weights`. */
+  memory(): { currentBytes: number; peakBytes: number };
+}
+
+export interface NativeTensor {
+  /** Index of the first value that is not finite (nothing is written then), or −1. */
+  write(values: Float32Array | Int32Array, firstElement: number): number;
+  read(firstElement: number, count: number): Float32Array | Int32Array;
+  dispose(): void;
+}
+
+export interface NativeMappedFile {
+  readonly byteLength: number;
+  /** A copy. */
+  bytes(offset: number, length: number): Uint8Array;
+  close(): void;
+}
+
+export interface NativeWeights {
+  setMapped(
+    name: string,
+    type: { dtype: WeightDType; shape: readonly number[] },
+    file: NativeMappedFile,
+    offset: number,
+  ): void;
+  set(name: string, shape: readonly number[], values: Float32Array): void;
+  setNormal(name: string, shape: readonly number[], seed: number, mean: number, standardDeviation: number): void;
+  names(): string[];
+  type(name: string): { dtype: WeightDType; shape: number[] };
+  read(name: string, dtype: WeightDType, first: number, count: number): Uint8Array;
+  packed(): { key: string; byteLength: number }[];
+  readPacked(key: string, first: number, bytes: number): Uint8Array;
+  setPacked(key: string, file: NativeMappedFile, offset: number, byteLength: number): void;
+  dispose(): void;
+}
+
+export interface NativeCancellation {
+  cancel(): void;
+}
+
+export interface NativePlan {
+  readonly arenaBytes: number;
+  run(tensors: Record<string, { tensor: NativeTensor; element: number }>, cancellation: NativeCancellation): Promise<void>;
+  dispose(): void;
+}
+
+/** A graph as the engine takes it, in one call. */
+export interface NativeGraph {
+  values: (
+    | { kind: 'input'; name: string; dtype: DType; shape: readonly number[] }
+    | { kind: 'weight'; parts: readonly string[]; dtype: DType; shape: readonly number[] }
+    | { kind: 'view'; source: number; column: number; dtype: DType; shape: readonly number[] }
+    | { kind: 'result'; dtype: DType; shape: readonly number[] }
+  )[];
+  nodes: {
+    op: string;
+    inputs: (number | null)[];
+    outputs: number[];
+    attributes: Record<string, number | string>;
+  }[];
+  outputs: { name: string; value: number }[];
+}
+
+export interface NativePreprocess {
+  resize: number;
+  crop: number;
+  rescale: number;
+  mean: readonly number[];
+  std: readonly number[];
+}
+
+/** The addon's exports, one to one with `bindings/`. */
+export interface NativeBinding {
+  Device: new (threads?: number, isa?: string) => NativeDevice;
+  Tensor: new (device: NativeDevice, type: TensorType) => NativeTensor;
+  MappedFile: new (path: string) => NativeMappedFile;
+  Weights: new () => NativeWeights;
+  Cancellation: new () => NativeCancellation;
+  compile(
+    device: NativeDevice,
+    weights: NativeWeights,
+    graph: NativeGraph,
+    cancellation: NativeCancellation,
+  ): Promise<NativePlan>;
+  /** The image's memory must not change before the promise settles. */
+  preprocess(
+    device: NativeDevice,
+    image: { data: Uint8Array; width: number; height: number },
+    settings: NativePreprocess,
+    tensor: NativeTensor,
+    element: number,
+    cancellation: NativeCancellation,
+  ): Promise<void>;
+  inferShapes(
+    op: string,
+    inputs: readonly (TensorType | null)[],
+    attributes: Record<string, number | string>,
+  ): TensorType[];
+  operators(): string[];
+  instructionSets(): string[];
+  availableParallelism(): number;
+  processorName(): string;
+  readonly version: string;
+  readonly packedLayout: string;
+}
+
+let loaded: NativeBinding | undefined;
+
+/**
+ * The addon: the file that `OMNI_ID_ADDON` names, else a prebuild for this platform, else what was compiled at install.
+ * Loaded on first use, so that importing the package never throws.
+ *
+ * @throws {AddonError} `ERR_ADDON` naming the platform, what was tried and what to do.
+ */
+export function native(): NativeBinding {
+  if (loaded) return loaded;
+  // This file lies one folder below the package's root, as source (src/) and as built (dist/).
+  const root = join(dirname(fileURLToPath(import.meta.url)), '..');
+  const require = createRequire(import.meta.url);
+  const forced = process.env['OMNI_ID_ADDON'];
+  try {
+    if (forced !== undefined && forced !== '') {
+      loaded = require(forced) as NativeBinding;
+    } else {
+      const load = require('node-gyp-build') as (folder: string) => NativeBinding;
+      loaded = load(root);
+    }
+  } catch (cause) {
+    const platform = `${process.platform}-${process.arch}, Node ${process.versions.node} (module ABI ${process.versions.modules})`;
+    throw new AddonError(
+      `the native addon of omni-id could not be loaded on ${platform}. Tried: ` +
+        (forced ? `OMNI_ID_ADDON=${forced}` : `prebuilds/${process.platform}-${process.arch} and build/Release`) +
+        `: ${cause instanceof Error ? cause.message : String(cause)}. ` +
+        'To compile it, install CMake 3.18 or newer and a C++20 compiler, then run "npm rebuild omni-id".',
+      { cause },
+    );
+  }
+  return loaded;
+}

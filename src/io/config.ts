@@ -1,0 +1,280 @@
+import { readFile } from 'node:fs/promises';
+import { z } from 'zod';
+import { ConfigError, FileError } from '../errors.js';
+
+/** CLIP's vision tower. Sizes in pixels and elements. */
+export interface ClipVisionConfig {
+  readonly hiddenSize: number;
+  readonly intermediateSize: number;
+  readonly numHiddenLayers: number;
+  readonly numAttentionHeads: number;
+  readonly imageSize: number;
+  readonly patchSize: number;
+  readonly numChannels: 3;
+  readonly hiddenAct: 'gelu' | 'quick_gelu';
+  readonly layerNormEps: number;
+}
+
+/** How photos become pixels: Hugging Face's `CLIPImageProcessor`. */
+export interface ImageProcessorConfig {
+  /** Length that the shorter edge is resized to, in pixels. */
+  readonly shortestEdge: number;
+  /** Side of the centre crop, in pixels: the model's image size. */
+  readonly cropSize: number;
+  readonly rescaleFactor: number;
+  readonly mean: readonly [number, number, number];
+  readonly std: readonly [number, number, number];
+}
+
+/** The Omni-ID encoder: CLIP's vision tower and the head that turns the features of all photos into `tokens` tokens of `width`. */
+export interface OmniIdEncoderConfig {
+  readonly vision: ClipVisionConfig;
+  readonly imageProcessor: ImageProcessorConfig;
+  /** L, the number of identity tokens. */
+  readonly tokens: number;
+  /** C, their width. */
+  readonly width: number;
+  readonly heads: number;
+  readonly mlpRatio: number;
+  readonly crossBlocks: number;
+  readonly selfBlocks: number;
+  readonly layerNormEps: number;
+  /** Which of CLIP's hidden states the head reads. */
+  readonly features: 'last_hidden_state' | 'penultimate';
+}
+
+/** Bounds that no real model reaches; they keep products of sizes far from overflow. */
+const size = z.number().int().min(1).max(1_000_000);
+const layers = z.number().int().min(0).max(10_000);
+
+/** Defaults are those of transformers' `CLIPVisionConfig`, which its `config.json` may leave out. */
+const hfVision = z
+  .object({
+    hidden_size: size.default(768),
+    intermediate_size: size.default(3072),
+    num_hidden_layers: size.max(10_000).default(12),
+    num_attention_heads: size.default(12),
+    num_channels: z.literal(3).default(3),
+    image_size: size.max(16_384).default(224),
+    patch_size: size.default(32),
+    hidden_act: z.enum(['gelu', 'quick_gelu']).default('quick_gelu'),
+    layer_norm_eps: z.number().min(0).max(1).default(1e-5),
+  })
+  .refine((c) => c.hidden_size % c.num_attention_heads === 0, {
+    error: 'hidden_size must be a multiple of num_attention_heads',
+  })
+  .refine((c) => c.patch_size <= c.image_size, { error: 'patch_size must not exceed image_size' });
+
+/** open_clip's `CLIPVisionCfg` and its defaults; towers other than the plain transformer have fields that are named here to be refused. */
+const openClip = z.object({
+  model_cfg: z.object({
+    quick_gelu: z.boolean().default(false),
+    vision_cfg: z.object({
+      layers: size.max(10_000).default(12),
+      width: size.default(768),
+      head_width: size.default(64),
+      mlp_ratio: z.number().positive().max(64).default(4),
+      patch_size: size.default(16),
+      image_size: size.max(16_384).default(224),
+      timm_model_name: z.undefined({ error: 'timm towers are not CLIP vision transformers' }).optional(),
+      attentional_pool: z.literal(false, { error: 'attentional pooling is not supported' }).optional(),
+      no_ln_pre: z.literal(false, { error: 'towers without ln_pre are not supported' }).optional(),
+    }),
+  }),
+});
+
+const triple = z.tuple([z.number(), z.number(), z.number()]);
+
+const preprocessor = z.object({
+  do_resize: z.literal(true).default(true),
+  do_center_crop: z.literal(true).default(true),
+  do_rescale: z.literal(true).default(true),
+  do_normalize: z.literal(true).default(true),
+  resample: z.literal(3, { error: 'only bicubic (3) resampling is supported' }).default(3),
+  size: z
+    .union([size.max(16_384), z.object({ shortest_edge: size.max(16_384) }), z.object({ height: size.max(16_384), width: size })])
+    .optional(),
+  crop_size: z.union([size.max(16_384), z.object({ height: size.max(16_384), width: size })]).optional(),
+  rescale_factor: z.number().positive().default(1 / 255),
+  image_mean: triple.optional(),
+  image_std: triple.refine((std) => std.every((s) => s > 0), { error: 'image_std must be positive' }).optional(),
+});
+
+const encoder = z
+  .object({
+    L: size,
+    c: size,
+    heads: size,
+    n_cross: layers,
+    n_self: layers,
+    ratio: z.number().positive().max(64),
+    layer_norm_eps: z.number().min(0).max(1).default(1e-5),
+    features: z.enum(['last_hidden_state', 'penultimate']).default('last_hidden_state'),
+  })
+  .refine((e) => e.c % e.heads === 0, { error: 'c must be a multiple of heads' });
+
+const omniId = z.object({ encoder, vision: hfVision, image_processor: preprocessor.optional() });
+
+/** OpenAI's CLIP normalisation. */
+const clipMean = [0.48145466, 0.4578275, 0.40821073] as const;
+const clipStd = [0.26862954, 0.26130258, 0.27577711] as const;
+
+function parsed<T extends z.ZodType>(schema: T, json: unknown, name: string): z.output<T> {
+  const result = schema.safeParse(json);
+  if (result.success) return result.data;
+  const problems = result.error.issues.map((issue) => `${issue.path.join('.') || 'the whole'}: ${issue.message}`);
+  throw new ConfigError(`${name} does not describe a model: ${problems.join('; ')}`);
+}
+
+function visionFrom(v: z.output<typeof hfVision>): ClipVisionConfig {
+  return {
+    hiddenSize: v.hidden_size,
+    intermediateSize: v.intermediate_size,
+    numHiddenLayers: v.num_hidden_layers,
+    numAttentionHeads: v.num_attention_heads,
+    imageSize: v.image_size,
+    patchSize: v.patch_size,
+    numChannels: 3,
+    hiddenAct: v.hidden_act,
+    layerNormEps: v.layer_norm_eps,
+  };
+}
+
+/** CLIPImageProcessor's defaults for a model of this image size. */
+export function defaultImageProcessor(imageSize: number): ImageProcessorConfig {
+  return { shortestEdge: imageSize, cropSize: imageSize, rescaleFactor: 1 / 255, mean: clipMean, std: clipStd };
+}
+
+function processorFrom(p: z.output<typeof preprocessor>, imageSize: number, name: string): ImageProcessorConfig {
+  const side = (value: number | { height: number; width: number } | { shortest_edge: number } | undefined): number => {
+    if (value === undefined) return imageSize;
+    if (typeof value === 'number') return value;
+    if ('shortest_edge' in value) return value.shortest_edge;
+    if (value.height !== value.width) throw new ConfigError(`${name}: sizes must be square, not ${value.height} × ${value.width}`);
+    return value.height;
+  };
+  const cropSize = side(p.crop_size);
+  if (cropSize !== imageSize) {
+    throw new ConfigError(`${name}: crop_size is ${cropSize}, but the model's image_size is ${imageSize}`);
+  }
+  if (p.size !== undefined && typeof p.size === 'object' && 'height' in p.size && p.crop_size !== undefined && p.size.height !== cropSize) {
+    throw new ConfigError(`${name}: size has height and width, which would distort photos; expected shortest_edge`);
+  }
+  return {
+    shortestEdge: side(p.size),
+    cropSize,
+    rescaleFactor: p.rescale_factor,
+    mean: p.image_mean ?? clipMean,
+    std: p.image_std ?? clipStd,
+  };
+}
+
+/** @throws {ConfigError} `ERR_CONFIG` listing every problem */
+export function parseImageProcessor(json: unknown, imageSize: number, name: string): ImageProcessorConfig {
+  return processorFrom(parsed(preprocessor, json, name), imageSize, name);
+}
+
+/**
+ * CLIP's vision tower from a `config.json` of `CLIPVisionModel` or `CLIPModel`, or from an `open_clip_config.json`.
+ * @throws {ConfigError} `ERR_CONFIG` listing every problem
+ */
+export function parseClipVisionConfig(json: unknown, name: string): ClipVisionConfig {
+  const object = parsed(z.record(z.string(), z.unknown()), json, name);
+  if ('model_cfg' in object) {
+    const { quick_gelu, vision_cfg: v } = parsed(openClip, json, name).model_cfg;
+    return visionFrom(
+      parsed(
+        hfVision,
+        {
+          hidden_size: v.width,
+          intermediate_size: Math.floor(v.width * v.mlp_ratio),
+          num_hidden_layers: v.layers,
+          num_attention_heads: Math.floor(v.width / v.head_width),
+          image_size: v.image_size,
+          patch_size: v.patch_size,
+          hidden_act: quick_gelu ? 'quick_gelu' : 'gelu',
+        },
+        name,
+      ),
+    );
+  }
+  return visionFrom(parsed(hfVision, 'vision_config' in object ? object['vision_config'] : json, name));
+}
+
+/** @throws {ConfigError} `ERR_CONFIG` listing every problem */
+export function parseOmniIdConfig(json: unknown, name: string): OmniIdEncoderConfig {
+  const { encoder: e, vision: v, image_processor: p } = parsed(omniId, json, name);
+  const vision = visionFrom(v);
+  return {
+    vision,
+    imageProcessor: p ? processorFrom(p, vision.imageSize, name) : defaultImageProcessor(vision.imageSize),
+    tokens: e.L,
+    width: e.c,
+    heads: e.heads,
+    mlpRatio: e.ratio,
+    crossBlocks: e.n_cross,
+    selfBlocks: e.n_self,
+    layerNormEps: e.layer_norm_eps,
+    features: e.features,
+  };
+}
+
+/** The `vision` part of a saved config, which is also a Hugging Face `CLIPVisionModel` config. */
+export function clipVisionConfigToJson(v: ClipVisionConfig): Record<string, unknown> {
+  return {
+    hidden_size: v.hiddenSize,
+    intermediate_size: v.intermediateSize,
+    num_hidden_layers: v.numHiddenLayers,
+    num_attention_heads: v.numAttentionHeads,
+    num_channels: v.numChannels,
+    image_size: v.imageSize,
+    patch_size: v.patchSize,
+    hidden_act: v.hiddenAct,
+    layer_norm_eps: v.layerNormEps,
+  };
+}
+
+/** What {@link parseOmniIdConfig} reads. */
+export function omniIdConfigToJson(c: OmniIdEncoderConfig): Record<string, unknown> {
+  const p = c.imageProcessor;
+  return {
+    model_type: 'omni_id_encoder',
+    encoder: {
+      L: c.tokens,
+      c: c.width,
+      heads: c.heads,
+      n_cross: c.crossBlocks,
+      n_self: c.selfBlocks,
+      ratio: c.mlpRatio,
+      layer_norm_eps: c.layerNormEps,
+      features: c.features,
+    },
+    vision: clipVisionConfigToJson(c.vision),
+    image_processor: {
+      size: { shortest_edge: p.shortestEdge },
+      crop_size: p.cropSize,
+      resample: 3,
+      rescale_factor: p.rescaleFactor,
+      image_mean: p.mean,
+      image_std: p.std,
+    },
+  };
+}
+
+/**
+ * Reads a JSON file.
+ * @throws {FileError} `ERR_FILE` when it cannot be read; {ConfigError} `ERR_CONFIG` when it is not JSON
+ */
+export async function readJson(path: string): Promise<unknown> {
+  let text: string;
+  try {
+    text = await readFile(path, 'utf8');
+  } catch (error) {
+    throw new FileError(`cannot read ${path}: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
+  }
+  try {
+    return JSON.parse(text) as unknown;
+  } catch (error) {
+    throw new ConfigError(`${path} is not JSON: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
+  }
+}

@@ -1,0 +1,42 @@
+import type { NativeWeights } from '../bindings.js';
+import type { OmniIdEncoderConfig } from '../io/config.js';
+
+/**
+ * Standard deviation of a new weight. The vision tower follows transformers' `CLIPPreTrainedModel._init_weights` (initializer factor 1): products that
+ * write to the residual stream are the smaller, the deeper the tower. The head, of which the paper says nothing, uses 0.02 for queries (as
+ * for ViT's learned tokens) and the same rule as the tower for its blocks: our choice.
+ */
+function deviation(name: string, shape: readonly number[], config: OmniIdEncoderConfig): number {
+  const tower = name.startsWith('vision_model.');
+  const width = tower ? config.vision.hiddenSize : config.width;
+  const depth = tower ? config.vision.numHiddenLayers : config.crossBlocks + config.selfBlocks;
+  const intoResidual = 1 / Math.sqrt(2 * Math.max(1, depth));
+  if (/\.(q_proj|k_proj|v_proj)\.|\.mlp\.fc2\./.test(name)) return tower ? intoResidual / Math.sqrt(width) : intoResidual / Math.sqrt(shape[1] ?? 1);
+  if (/\.(to_q|to_k|to_v)\./.test(name)) return 1 / Math.sqrt(shape[1] ?? 1);
+  if (/\.out_proj\./.test(name)) return 1 / Math.sqrt(width);
+  if (/\.to_out\./.test(name)) return intoResidual / Math.sqrt(width);
+  if (/\.mlp\.fc1\./.test(name)) return 1 / Math.sqrt(2 * width);
+  if (name.endsWith('class_embedding')) return 1 / Math.sqrt(width);
+  return 0.02; // patch and position embeddings, queries
+}
+
+/**
+ * Gives every weight that is not there yet its initial values: norms 1 and 0, biases 0, all others normal. The values follow from seed, name and
+ * index alone (Philox), on every machine.
+ */
+export function initialise(
+  weights: NativeWeights,
+  config: OmniIdEncoderConfig,
+  expected: ReadonlyMap<string, { readonly shape: readonly number[] }>,
+  seed: number,
+): void {
+  const there = new Set(weights.names());
+  for (const [name, { shape }] of expected) {
+    if (there.has(name)) continue;
+    if (shape.length > 1 || name.endsWith('class_embedding')) {
+      weights.setNormal(name, shape, seed, 0, deviation(name, shape, config));
+    } else {
+      weights.setNormal(name, shape, seed, /norm[^.]*\.weight$|norm_out\.weight$/.test(name) ? 1 : 0, 0);
+    }
+  }
+}

@@ -1,0 +1,117 @@
+import { ArgumentError, DisposedError } from '../errors.js';
+import { native } from '../bindings.js';
+import { openDevice, Session, type DeviceOptions } from '../graph/session.js';
+
+/** Type of weights and matrix products. `bf16` halves memory and doubles speed; sums, norms and softmax stay f32. */
+export type ComputeDType = 'f32' | 'bf16';
+
+export interface LoadOptions extends DeviceOptions {
+  /** Default: `'bf16'`. */
+  dtype?: ComputeDType | undefined;
+}
+
+/** @throws {ArgumentError} `ERR_INVALID_ARGUMENT` */
+export function checkDtype(dtype: unknown): asserts dtype is ComputeDType {
+  if (dtype !== 'f32' && dtype !== 'bf16') {
+    throw new ArgumentError(`unknown dtype ${JSON.stringify(dtype)}: expected "f32" or "bf16"`);
+  }
+}
+
+/** Memory and place of a model. Bytes. */
+export interface ModelInfo {
+  readonly device: string;
+  readonly instructionSet: string;
+  readonly threads: number;
+  readonly dtype: ComputeDType;
+  /** Memory that the device holds now and held at most: activations, scratch, inputs and outputs. */
+  readonly deviceBytes: { readonly current: number; readonly peak: number };
+  /** Weights in the layout of the kernels. */
+  readonly packedWeightBytes: number;
+}
+
+/**
+ * What all models share: a session, a queue in which calls wait for each other, and the end of their life. A call that is under way when the
+ * model is disposed of is cancelled and rejects with `ERR_DISPOSED`.
+ */
+export abstract class Model implements Disposable, AsyncDisposable {
+  readonly #ending = new AbortController();
+  #last: Promise<unknown> = Promise.resolve();
+
+  protected constructor(
+    private readonly session_: Session,
+    readonly dtype: ComputeDType,
+  ) {}
+
+  protected get session(): Session {
+    this.#checkAlive();
+    return this.session_;
+  }
+
+  /** Where the model runs and what it holds. */
+  get info(): ModelInfo {
+    const { kind, instructionSet, threads } = this.session.device.describe();
+    const { currentBytes, peakBytes } = this.session.device.memory();
+    return {
+      device: kind,
+      instructionSet,
+      threads,
+      dtype: this.dtype,
+      deviceBytes: { current: currentBytes, peak: peakBytes },
+      packedWeightBytes: this.session.weights.packed().reduce((sum, { byteLength }) => sum + byteLength, 0),
+    };
+  }
+
+  /** Runs `body` after all calls before it. Its signal is the caller's and the model's end in one. */
+  protected async enqueue<T>(signal: AbortSignal | undefined, body: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    this.#checkAlive();
+    signal?.throwIfAborted();
+    const both = signal ? AbortSignal.any([signal, this.#ending.signal]) : this.#ending.signal;
+    const before = this.#last;
+    const mine = before.then(() => {
+      both.throwIfAborted();
+      return body(both);
+    });
+    this.#last = mine.catch(() => undefined);
+    // A call that is still waiting when it is aborted does not wait for its turn; one that runs ends by itself.
+    let started = false;
+    void before.then(() => (started = true));
+    return await new Promise<T>((resolve, reject) => {
+      const abort = (): void => {
+        if (!started) reject(both.reason as Error);
+      };
+      both.addEventListener('abort', abort, { once: true });
+      mine.then(resolve, reject).finally(() => {
+        both.removeEventListener('abort', abort);
+      });
+    });
+  }
+
+  #checkAlive(): void {
+    if (this.#ending.signal.aborted) throw new DisposedError(`${this.constructor.name} was used after dispose()`);
+  }
+
+  /** Gives all native memory back. Calls under way are cancelled. Calling it again does nothing. */
+  dispose(): void {
+    if (this.#ending.signal.aborted) return;
+    this.#ending.abort(new DisposedError(`${this.constructor.name} was disposed of during the call`));
+    this.session_.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  /** Disposes, and waits for what was under way to end. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.dispose();
+    await this.#last;
+  }
+}
+
+/**
+ * A new session on a device, without weights.
+ * @throws {ArgumentError} `ERR_INVALID_ARGUMENT`; {DeviceError} `ERR_DEVICE_UNAVAILABLE`
+ */
+export function newSession(options: LoadOptions): Session {
+  return new Session(openDevice(options), new (native().Weights)());
+}

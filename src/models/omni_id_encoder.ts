@@ -1,0 +1,313 @@
+import { mkdir, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Photo } from '../data/photo.js';
+import { ArgumentError, FileError } from '../errors.js';
+import { Graph } from '../graph/graph.js';
+import { translated, type Place, type Session } from '../graph/session.js';
+import { writeFileAtomically } from '../io/atomic_file.js';
+import { clipVisionNames, matchWeights, openCheckpoint, registerWeights } from '../io/checkpoint.js';
+import { omniIdConfigToJson, parseOmniIdConfig, readJson, type OmniIdEncoderConfig } from '../io/config.js';
+import { writeSafetensors, type TensorSource } from '../io/safetensors_writer.js';
+import { Scope } from '../nn/scope.js';
+import type { ClipVisionFeature } from './clip_vision.js';
+import {
+  checkFeature,
+  checkPhotos,
+  embedImages,
+  readClipFolder,
+  type EmbedOptions,
+  type ImageFeatures,
+  type Tensor,
+} from './clip_vision_encoder.js';
+import { initialise } from './initialise.js';
+import { checkDtype, Model, newSession, type ComputeDType, type LoadOptions } from './model.js';
+import { omniEncoder } from './omni_encoder.js';
+import { presets, type PresetName } from './presets.js';
+import { VisionPipeline, type PlacedPhoto } from './vision_pipeline.js';
+
+/** Identity tokens. `shape` is [identities, L, C]. */
+export interface IdentityTokens extends Tensor {
+  /** For every row of `data`, the index of its identity in the call: all in order, unless `onPhotoError` left one without photos. */
+  readonly identities: readonly number[];
+  /** For every row, how many photos it was made from. */
+  readonly photos: readonly number[];
+}
+
+export interface CreateOptions extends LoadOptions {
+  /** Seed of the new weights: a whole number from 0 to 2^53 − 1. Default: 0. */
+  seed?: number | undefined;
+  /** Folder of a CLIP model to start the vision tower from, as the paper does. Its config replaces the preset's vision config. */
+  vision?: string | undefined;
+}
+
+/** Photos of the identities whose features are held at once; an identity with more is a group of its own. */
+const photosPerGroup = 64;
+
+interface Group {
+  readonly identities: readonly number[];
+  readonly photos: readonly PlacedPhoto[];
+}
+
+/**
+ * The Omni-ID encoder, ℓ = E(X): any number of photos of a person to L identity tokens of width C (paper, section 3.1).
+ *
+ * Peak memory: the packed weights (bf16: 1.4 GB for preset `h`, 52 MB for `nano`), activations of one batch, and the CLIP features of
+ * at most 64 photos, or of the identity with the most photos (1.3 MB a photo for `h`), twice.
+ */
+export class OmniIdEncoder extends Model {
+  readonly #pipeline: VisionPipeline;
+
+  private constructor(
+    session: Session,
+    dtype: ComputeDType,
+    readonly config: OmniIdEncoderConfig,
+  ) {
+    super(session, dtype);
+    this.#pipeline = new VisionPipeline(session, config.vision, config.imageProcessor, dtype);
+  }
+
+  /**
+   * Loads an encoder saved by {@link save}.
+   * @param folder with `config.json` and `model.safetensors` (or a sharded index)
+   * @throws {FileError} `ERR_FILE`, {ConfigError} `ERR_CONFIG`, {FormatError} `ERR_FORMAT`, {WeightsError} `ERR_WEIGHTS` listing every name
+   *   that does not fit, {DeviceError} `ERR_DEVICE_UNAVAILABLE` or `ERR_OUT_OF_MEMORY`, {ArgumentError} `ERR_INVALID_ARGUMENT`
+   */
+  static async load(folder: string, options: LoadOptions = {}): Promise<OmniIdEncoder> {
+    const dtype = options.dtype ?? 'bf16';
+    checkDtype(dtype);
+    const session = newSession(options);
+    try {
+      const configPath = join(folder, 'config.json');
+      const config = parseOmniIdConfig(await readJson(configPath), configPath);
+      const model = new OmniIdEncoder(session, dtype, config);
+      registerWeights(session.weights, matchWeights(await openCheckpoint(folder), model.#expectedWeights(), folder));
+      await model.#pack();
+      return model;
+    } catch (error) {
+      session.dispose();
+      throw error;
+    }
+  }
+
+  /**
+   * A new encoder. It is untrained: its tokens tell nobody apart until it has been trained.
+   * @param preset `'nano'`, `'h'` (the paper's), or a config
+   * @throws what {@link load} throws
+   */
+  static async create(preset: PresetName | OmniIdEncoderConfig, options: CreateOptions = {}): Promise<OmniIdEncoder> {
+    const { dtype = 'bf16', seed = 0, vision } = options;
+    checkDtype(dtype);
+    if (!Number.isSafeInteger(seed) || seed < 0) {
+      throw new ArgumentError(`seed is ${String(seed)}, expected a whole number from 0 to 2^53 − 1`);
+    }
+    if (typeof preset === 'string' && !Object.hasOwn(presets, preset)) {
+      throw new ArgumentError(`unknown preset ${JSON.stringify(preset)}: expected one of ${Object.keys(presets).join(', ')}, or a config`);
+    }
+    if (typeof preset !== 'string' && (typeof preset !== 'object' || (preset as unknown) === null)) {
+      throw new ArgumentError(`preset is ${typeof preset}, expected a name or a config`);
+    }
+    let config: OmniIdEncoderConfig = typeof preset === 'string' ? presets[preset] : preset;
+    // Through the schema, so that a config from a caller is checked like one from a file.
+    config = parseOmniIdConfig(omniIdConfigToJson(config), 'the config');
+    const session = newSession(options);
+    try {
+      if (vision !== undefined) config = { ...config, ...(await readClipFolder(vision)) };
+      const model = new OmniIdEncoder(session, dtype, config);
+      const expected = model.#expectedWeights();
+      if (vision !== undefined) {
+        const tower = new Map([...expected].filter(([name]) => name.startsWith('vision_model.')));
+        registerWeights(session.weights, matchWeights(clipVisionNames(await openCheckpoint(vision)), tower, vision));
+      }
+      translated(() => {
+        initialise(session.weights, config, expected, seed);
+      });
+      await model.#pack();
+      return model;
+    } catch (error) {
+      session.dispose();
+      throw error;
+    }
+  }
+
+  /**
+   * Identity tokens of any number of identities, each with any number of photos, in one call. The order of an identity's photos does
+   * not matter, beyond rounding. Calls on one encoder queue.
+   *
+   * @param identities for each identity its photos, at least one
+   * @returns `data` [identities, L, C]
+   * @throws {ImageError} naming the photo and identity, for the first photo that cannot be used; {ArgumentError} for an identity without
+   *   photos; the signal's reason when aborted; {DisposedError} `ERR_DISPOSED`
+   */
+  async embed(identities: readonly (readonly Photo[])[], options: EmbedOptions = {}): Promise<IdentityTokens> {
+    if (!Array.isArray(identities)) {
+      throw new ArgumentError(`identities is ${typeof identities}, expected an array with an array of photos for each identity`);
+    }
+    for (const [identity, photos] of identities.entries()) {
+      checkPhotos(photos, this.config.vision.imageSize, identity);
+      if (photos.length === 0) throw new ArgumentError(`identity ${identity} has no photos, expected at least one`);
+    }
+    return this.enqueue(options.signal, (signal) => this.#embed(identities, { ...options, signal }));
+  }
+
+  /**
+   * CLIP features of photos, without the encoder's head.
+   * @param options.feature `last_hidden_state` (default) or `penultimate`: [photos, tokens, width]; `pooled`: [photos, width]
+   * @throws what {@link embed} throws
+   */
+  async embedImages(photos: readonly Photo[], options: EmbedOptions & { feature?: ClipVisionFeature | undefined } = {}): Promise<ImageFeatures> {
+    const { feature = 'last_hidden_state', signal } = options;
+    checkPhotos(photos, this.config.vision.imageSize);
+    checkFeature(feature);
+    return this.enqueue(signal, (both) =>
+      embedImages(this.session, this.#pipeline, this.config.vision, photos, feature, { ...options, signal: both }),
+    );
+  }
+
+  /**
+   * Saves the encoder as a folder with `config.json` and `model.safetensors`, which is made when its parent exists. Each file is replaced as a
+   * whole or not at all.
+   * @param options.dtype type of the saved weights. Default: f32
+   * @throws {FileError} `ERR_FILE`; the signal's reason when aborted; {DisposedError} `ERR_DISPOSED`
+   */
+  async save(
+    folder: string,
+    options: {
+      dtype?: 'f32' | 'f16' | 'bf16' | undefined;
+      signal?: AbortSignal | undefined;
+      onProgress?: ((doneBytes: number, totalBytes: number) => void) | undefined;
+    } = {},
+  ): Promise<void> {
+    const { dtype = 'f32', signal, onProgress } = options;
+    if (!['f32', 'f16', 'bf16'].includes(dtype)) {
+      throw new ArgumentError(`unknown dtype ${JSON.stringify(dtype)}: expected f32, f16 or bf16`);
+    }
+    await this.enqueue(signal, async (both) => {
+      await mkdir(folder).catch(async (error: unknown) => {
+        if (!(await stat(folder).then((s) => s.isDirectory(), () => false))) { // prettier-ignore
+          throw new FileError(`cannot write to ${folder}: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
+        }
+      });
+      const { weights } = this.session;
+      const width = dtype === 'f32' ? 4 : 2;
+      const tensors = [...this.#expectedWeights().values()].map(({ name, shape }): TensorSource => {
+        const elements = shape.reduce((product, n) => product * n, 1);
+        return {
+          name,
+          dtype: dtype.toUpperCase() as 'F32' | 'F16' | 'BF16',
+          shape,
+          byteLength: elements * width,
+          read: (first, count) => translated(() => weights.read(name, dtype, first / width, count / width)),
+        };
+      });
+      await writeSafetensors(join(folder, 'model.safetensors'), tensors, { metadata: { format: 'pt' }, signal: both, onProgress });
+      const json = JSON.stringify(omniIdConfigToJson(this.config), null, 2);
+      await writeFileAtomically(join(folder, 'config.json'), (file) => file.writeFile(`${json}\n`));
+    });
+  }
+
+  #headGraph(photos: number, identities: number): Graph {
+    const graph = new Graph();
+    const rows = photos * this.#pipeline.tokens;
+    const features = graph.input('features', 'f32', [rows, this.config.vision.hiddenSize]);
+    const starts = graph.input('photo_starts', 'i32', [identities]);
+    const offsets = graph.input('photo_offsets', 'i32', [identities + 1]);
+    const tokens = omniEncoder(new Scope(graph, this.dtype), this.config, features, identities, { starts, offsets, rows });
+    graph.output('tokens', tokens);
+    return graph;
+  }
+
+  /** Every weight of the model: the pooled feature is the one that reads the whole vision tower. */
+  #expectedWeights(): ReadonlyMap<string, { name: string; shape: readonly number[] }> {
+    return translated(() => new Map([...this.#headGraph(1, 1).weights, ...this.#pipeline.graph(1, 'pooled').weights]));
+  }
+
+  /** Brings all weights into the kernels' layout, so that the first call does not wait for it. */
+  async #pack(): Promise<void> {
+    const feature = this.config.features;
+    await this.session.plan(`vision 1 ${feature}`, () => this.#pipeline.graph(1, feature));
+    await this.session.plan('head 1 1', () => this.#headGraph(1, 1));
+  }
+
+  async #embed(identities: readonly (readonly Photo[])[], options: EmbedOptions & { signal: AbortSignal }): Promise<IdentityTokens> {
+    const { tokens, width } = this.config;
+    const data = new Float32Array(identities.length * tokens * width);
+    const kept: number[] = [];
+    const counts: number[] = [];
+    const photosTotal = identities.reduce((sum, photos) => sum + photos.length, 0);
+    let photosDone = 0;
+    for (const group of groups(identities)) {
+      const result = await this.#embedGroup(group, {
+        ...options,
+        onDone: (count) => {
+          photosDone += count;
+          options.onProgress?.({ photosDone, photosTotal });
+        },
+      });
+      data.set(result.data, kept.length * tokens * width);
+      kept.push(...result.identities);
+      counts.push(...result.photos);
+    }
+    const used = kept.length === identities.length ? data : data.slice(0, kept.length * tokens * width);
+    return { data: used, shape: [kept.length, tokens, width], identities: kept, photos: counts };
+  }
+
+  async #embedGroup(
+    group: Group,
+    options: EmbedOptions & { signal: AbortSignal; onDone: (photos: number) => void },
+  ): Promise<Omit<IdentityTokens, 'shape'>> {
+    const { session } = this;
+    const perPhoto = this.#pipeline.tokens;
+    const { hiddenSize } = this.config.vision;
+    const { tokens, width } = this.config;
+    const features = session.tensor({ dtype: 'f32', shape: [group.photos.length * perPhoto, hiddenSize] });
+    const tensors = [features];
+    try {
+      const used = await this.#pipeline.run(group.photos, this.config.features, features, options);
+      const identities = group.identities.filter((identity) => used.some((photo) => photo.identity === identity));
+      const photos = identities.map((identity) => used.filter((photo) => photo.identity === identity).length);
+      if (identities.length === 0) return { data: new Float32Array(0), identities, photos };
+
+      const offsets = [0];
+      for (const count of photos) offsets.push((offsets.at(-1) ?? 0) + count * perPhoto);
+      const index = (values: number[]): Place => {
+        const tensor = session.tensor({ dtype: 'i32', shape: [values.length] });
+        tensors.push(tensor);
+        tensor.write(Int32Array.from(values), 0);
+        return { tensor, element: 0 };
+      };
+      const out = session.tensor({ dtype: 'f32', shape: [identities.length * tokens, width] });
+      tensors.push(out);
+      const plan = await session.plan(`head ${used.length} ${identities.length}`, () => this.#headGraph(used.length, identities.length));
+      await session.run(
+        plan,
+        {
+          features: { tensor: features, element: 0 },
+          photo_starts: index(offsets.slice(0, -1)),
+          photo_offsets: index(offsets),
+          query_starts: index(identities.map(() => 0)),
+          query_offsets: index([...identities, 0].map((_, i) => i * tokens)),
+          tokens: { tensor: out, element: 0 },
+        },
+        options.signal,
+      );
+      return { data: out.read(0, identities.length * tokens * width) as Float32Array, identities, photos };
+    } finally {
+      for (const tensor of tensors) tensor.dispose();
+    }
+  }
+}
+
+/** Whole identities, in order, with at most `photosPerGroup` photos together where one alone has not more. */
+function* groups(identities: readonly (readonly Photo[])[]): Generator<Group> {
+  let members: number[] = [];
+  let photos: PlacedPhoto[] = [];
+  for (const [identity, sources] of identities.entries()) {
+    if (members.length > 0 && photos.length + sources.length > photosPerGroup) {
+      yield { identities: members, photos };
+      [members, photos] = [[], []];
+    }
+    members.push(identity);
+    for (const [photo, source] of sources.entries()) photos.push({ identity, photo, source });
+  }
+  if (members.length > 0) yield { identities: members, photos };
+}

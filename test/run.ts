@@ -1,0 +1,110 @@
+/**
+ * The test command. Stages, each a list of programs that report how many checks passed and failed; the last line is their sum,
+ * `N passed, N failed`. A program that ran nothing, crashed or took too long is a failure.
+ *
+ *   npm test                     everything
+ *   npm test -- --only golden    the stages and test files whose name contains the word
+ */
+import { spawn } from 'node:child_process';
+import { existsSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { native } from '../src/bindings.js';
+
+const root = join(import.meta.dirname, '..');
+const { only } = parseArgs({ options: { only: { type: 'string', default: '' } } }).values;
+
+let passed = 0;
+let failed = 0;
+
+interface Program {
+  readonly name: string;
+  readonly command: readonly [string, ...string[]];
+  readonly env?: Record<string, string>;
+  /** Show what it prints even when it passes. */
+  readonly verbose?: boolean;
+  readonly timeoutMs?: number;
+  /** A program that reports no counts passes when it exits with 0. */
+  readonly plain?: boolean;
+}
+
+/** Reads `N passed, N failed` or uvu's totals. */
+function counts(output: string): { passed: number; failed: number } | undefined {
+  const own = /^(\d+) passed, (\d+) failed$/m.exec(output);
+  if (own) return { passed: Number(own[1]), failed: Number(own[2]) };
+  const total = /^ {2}Total: +(\d+)$/m.exec(output);
+  const good = /^ {2}Passed: +(\d+)$/m.exec(output);
+  const skipped = /^ {2}Skipped: +(\d+)$/m.exec(output);
+  if (!total || !good) return undefined;
+  return { passed: Number(good[1]), failed: Number(total[1]) - Number(good[1]) - Number(skipped?.[1] ?? 0) };
+}
+
+function run({ name, command: [program, ...rest], env, verbose, timeoutMs = 300_000, plain }: Program): Promise<void> {
+  return new Promise((resolve) => {
+    const started = performance.now();
+    const child = spawn(program, rest, { cwd: root, env: { ...process.env, NO_COLOR: '1', ...env }, timeout: timeoutMs, killSignal: 'SIGKILL' });
+    let output = '';
+    for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk: Buffer) => (output += chunk.toString()));
+    const end = (code: number | null, why: string): void => {
+      const found = plain ? { passed: code === 0 ? 1 : 0, failed: code === 0 ? 0 : 1 } : counts(output);
+      const good = found !== undefined && found.failed === 0 && found.passed > 0 && code === 0;
+      passed += found?.passed ?? 0;
+      failed += good ? 0 : Math.max(1, found?.failed ?? 0);
+      const seconds = ((performance.now() - started) / 1000).toFixed(1);
+      console.log(`${good ? 'ok    ' : 'FAILED'} ${name} (${found ? `${found.passed} passed, ${found.failed} failed` : why}, ${seconds} s)`);
+      if (!good || verbose) console.log(output.trimEnd());
+      resolve();
+    };
+    child.on('error', (error) => {
+      end(null, error.message);
+    });
+    child.on('close', (code, signal) => {
+      end(code, signal ? `killed by ${signal}` : `exit code ${code ?? '?'}, no counts`);
+    });
+  });
+}
+
+/** Test files that are repeated on every instruction set of this machine. */
+const perInstructionSet = ['golden-kernels', 'golden-models', 'golden-preprocess', 'properties'];
+/** Test files that also run with the addon built with AddressSanitizer and UndefinedBehaviorSanitizer. */
+const sanitized = ['golden-kernels', 'golden-models', 'golden-preprocess', 'properties', 'fuzz', 'inputs', 'lifecycle'];
+const slow: Record<string, number> = { 'golden-vit-h': 900_000, fuzz: 600_000, install: 900_000 };
+
+function* programs(): Generator<Program> {
+  const npx = (tool: string, ...options: string[]): [string, ...string[]] => [join(root, 'node_modules/.bin', tool), ...options];
+  if (existsSync(join(root, 'eslint.config.js'))) {
+    yield { name: 'format: prettier', command: npx('prettier', '--check', '.'), plain: true };
+    yield { name: 'format: clang-format', command: ['node', 'scripts/clang-format.mjs', '--check'], plain: true };
+    yield { name: 'lint: eslint', command: npx('eslint', '.'), plain: true };
+  }
+  yield { name: 'types: tsc', command: npx('tsc', '-p', '.'), plain: true };
+  for (const program of readdirSync(join(root, 'build/native')).filter((file) => file.endsWith('_test'))) {
+    yield { name: `native: ${program}`, command: [join(root, 'build/native', program)] };
+  }
+  const files = readdirSync(join(root, 'test'))
+    .filter((file) => file.endsWith('.test.ts'))
+    .map((file) => file.replace('.test.ts', ''));
+  const sets = native().instructionSets();
+  for (const file of files) {
+    const command = ['node', '--import', 'tsx', `test/${file}.test.ts`] as const;
+    const timeoutMs = slow[file] ?? 300_000;
+    const verbose = file.startsWith('golden');
+    for (const isa of perInstructionSet.includes(file) ? sets : [undefined]) {
+      const env = isa === undefined ? {} : { OMNI_ID_ISA: isa };
+      yield { name: `${file}${isa ? ` on ${isa}` : ''}`, command: [...command], env, verbose, timeoutMs };
+    }
+  }
+  const addon = join(root, 'build/sanitize/omni_id.node');
+  if (existsSync(addon)) {
+    for (const file of files.filter((name) => sanitized.includes(name))) {
+      const options = { OMNI_ID_ADDON: addon, OMNI_ID_SANITIZED: '1', ASAN_OPTIONS: 'detect_leaks=0', UBSAN_OPTIONS: 'print_stacktrace=1' };
+      const command: [string, ...string[]] = ['node', 'scripts/with-sanitizers.mjs', '--import', 'tsx', `test/${file}.test.ts`];
+      yield { name: `sanitized ${file}`, command, env: options, timeoutMs: 900_000 };
+    }
+  }
+}
+
+for (const program of programs()) if (program.name.includes(only)) await run(program);
+if (passed + failed === 0) failed = 1;
+console.log(`${passed} passed, ${failed} failed`);
+process.exit(failed === 0 ? 0 : 1);
