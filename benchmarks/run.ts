@@ -11,12 +11,10 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { parseArgs } from 'node:util';
 import { native } from '../src/bindings.js';
-import { Graph } from '../src/graph/graph.js';
 import { clipVisionConfigToJson } from '../src/io/config.js';
 import { writeSafetensors } from '../src/io/safetensors_writer.js';
-import { clipVision } from '../src/models/clip_vision.js';
+import { clipVisionWeights } from '../src/models/clip_vision.js';
 import { presets, type PresetName } from '../src/models/presets.js';
-import { Scope } from '../src/nn/scope.js';
 import { relativeError, worstCosine } from '../test/support/assert_close.js';
 import { proceduralWeight } from '../test/support/procedural.js';
 import type { Sample, Setup } from './contestant.js';
@@ -83,10 +81,7 @@ function median(values: readonly number[]): number {
 const folder = mkdtempSync(join(tmpdir(), 'omni-id-bench-'));
 try {
   // The weights, once, as a Hugging Face folder; the ONNX model points into the same file.
-  const graph = new Graph();
-  const pixels = graph.input('pixels', 'f32', [1, 3, config.imageSize, config.imageSize]);
-  clipVision(new Scope(graph, 'f32').at('vision_model'), config, pixels, 'pooled');
-  const tensors = [...graph.weights.values()].map(({ name, shape }) => {
+  const tensors = [...clipVisionWeights(config).values()].map(({ name, shape }) => {
     let bytes: Uint8Array | undefined;
     const byteLength = 4 * shape.reduce((product, n) => product * n, 1);
     return {

@@ -1,7 +1,8 @@
-import type { Value } from '../graph/graph.js';
+import { Graph, type Value, type WeightUse } from '../graph/graph.js';
 import { concatRows, patchEmbedding } from '../graph/operators.js';
+import { translated } from '../graph/session.js';
 import { layerNorm, mlp, selfAttention } from '../nn/layers.js';
-import type { Scope } from '../nn/scope.js';
+import { Scope } from '../nn/scope.js';
 import type { ClipVisionConfig } from '../io/config.js';
 
 const projections = { q: 'q_proj', k: 'k_proj', v: 'v_proj', out: 'out_proj' } as const;
@@ -50,4 +51,18 @@ export function clipVision(w: Scope, config: ClipVisionConfig, pixels: Value, fe
   const classRows = w.graph.input('class_rows', 'i32', [images]);
   const imageOffsets = w.graph.input('image_offsets', 'i32', [images + 1]);
   return layerNorm(w.at('post_layernorm'), concatRows(x, classRows, imageOffsets, images), { epsilon: layerNormEps });
+}
+
+/** A graph from `pixels` to `features`. */
+export function clipVisionGraph(config: ClipVisionConfig, dtype: 'f32' | 'bf16', images: number, feature: ClipVisionFeature): Graph {
+  const graph = new Graph();
+  const { imageSize } = config;
+  const pixels = graph.input('pixels', 'f32', [images, 3, imageSize, imageSize]);
+  graph.output('features', clipVision(new Scope(graph, dtype).at('vision_model'), config, pixels, feature));
+  return graph;
+}
+
+/** Every weight of the tower, by its published name: the pooled feature is the one that reads them all. */
+export function clipVisionWeights(config: ClipVisionConfig): ReadonlyMap<string, WeightUse> {
+  return translated(() => clipVisionGraph(config, 'f32', 1, 'pooled')).weights;
 }

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { checkPhoto, type DecodeOptions, type Photo } from '../data/photo.js';
 import { ArgumentError, FileError, type ImageError } from '../errors.js';
 import type { Session } from '../graph/session.js';
-import { clipVisionNames, matchWeights, openCheckpoint, registerWeights } from '../io/checkpoint.js';
+import { clipVisionNames, matchWeights, openCheckpoint } from '../io/checkpoint.js';
 import {
   defaultImageProcessor,
   parseClipVisionConfig,
@@ -12,8 +12,8 @@ import {
   type ClipVisionConfig,
   type ImageProcessorConfig,
 } from '../io/config.js';
-import type { ClipVisionFeature } from './clip_vision.js';
-import { checkDtype, Model, newSession, type ComputeDType, type LoadOptions } from './model.js';
+import { clipVisionWeights, type ClipVisionFeature } from './clip_vision.js';
+import { checkLoadOptions, loadWeights, Model, newSession, type ComputeDType, type LoadOptions } from './model.js';
 import { VisionPipeline, type PlacedPhoto } from './vision_pipeline.js';
 
 /** A tensor as results carry it: row-major. */
@@ -133,15 +133,15 @@ export class ClipVisionEncoder extends Model {
    *   that does not fit, {DeviceError} `ERR_DEVICE_UNAVAILABLE` or `ERR_OUT_OF_MEMORY`, {ArgumentError} `ERR_INVALID_ARGUMENT`
    */
   static async load(folder: string, options: LoadOptions = {}): Promise<ClipVisionEncoder> {
-    const dtype = options.dtype ?? 'bf16';
-    checkDtype(dtype);
+    const dtype = checkLoadOptions(options);
     const session = newSession(options);
     try {
       const { vision, imageProcessor } = await readClipFolder(folder);
       const model = new ClipVisionEncoder(session, dtype, vision, imageProcessor);
-      const expected = model.#pipeline.graph(1, 'pooled').weights;
-      registerWeights(session.weights, matchWeights(clipVisionNames(await openCheckpoint(folder)), expected, folder));
-      await session.plan('vision 1 pooled', () => model.#pipeline.graph(1, 'pooled'));
+      const source = matchWeights(clipVisionNames(await openCheckpoint(folder)), clipVisionWeights(vision), folder);
+      await loadWeights(session, folder, source, vision, options, async () => {
+        await session.plan('vision 1 pooled', () => model.#pipeline.graph(1, 'pooled'));
+      });
       return model;
     } catch (error) {
       session.dispose();

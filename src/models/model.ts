@@ -1,6 +1,8 @@
-import { ArgumentError, DisposedError } from '../errors.js';
+import { ArgumentError, DisposedError, FileError } from '../errors.js';
 import { native } from '../bindings.js';
 import { openDevice, Session, type DeviceOptions } from '../graph/session.js';
+import { registerWeights, type StoredTensor } from '../io/checkpoint.js';
+import { mapPackedCache, packedCachePath, writePackedCache } from '../io/packed_cache.js';
 
 /** Type of weights and matrix products. `bf16` halves memory and doubles speed; sums, norms and softmax stay f32. */
 export type ComputeDType = 'f32' | 'bf16';
@@ -8,13 +10,56 @@ export type ComputeDType = 'f32' | 'bf16';
 export interface LoadOptions extends DeviceOptions {
   /** Default: `'bf16'`. */
   dtype?: ComputeDType | undefined;
+  /**
+   * The packed cache of a folder: its weights as the kernels read them, mapped at start instead of converted. `'use'` (default) takes one that
+   * is there, and silently writes it anew when the weights, the config or the package have changed; `'write'` also makes one where there is
+   * none, and fails when it cannot; `'ignore'` does neither. A bf16 cache takes 2 bytes a parameter on disk.
+   */
+  packedCache?: 'use' | 'write' | 'ignore' | undefined;
+}
+
+const cacheModes: readonly unknown[] = ['use', 'write', 'ignore'];
+
+/**
+ * Gives a session the weights of a folder, and its plans their packed form.
+ * @param source what of the folder's checkpoint the model reads
+ * @param config what the layout of the weights depends on besides them
+ * @param pack compiles the plans that read every weight
+ * @throws {FileError} `ERR_FILE` when `packedCache` is `'write'` and the cache cannot be written
+ */
+export async function loadWeights(
+  session: Session,
+  folder: string,
+  source: ReadonlyMap<string, StoredTensor>,
+  config: unknown,
+  { dtype = 'bf16', packedCache = 'use' }: LoadOptions,
+  pack: () => Promise<void>,
+): Promise<void> {
+  registerWeights(session.weights, source);
+  if (packedCache === 'ignore') return pack();
+  const path = packedCachePath(folder, dtype);
+  const state = await mapPackedCache(path, session.weights, config, source);
+  await pack();
+  if (state === 'used' || (state === 'absent' && packedCache === 'use')) return;
+  await writePackedCache(path, session.weights, config, source).catch((error: unknown) => {
+    if (packedCache === 'write' || !(error instanceof FileError)) throw error;
+  });
 }
 
 /** @throws {ArgumentError} `ERR_INVALID_ARGUMENT` */
-export function checkDtype(dtype: unknown): asserts dtype is ComputeDType {
+function checkDtype(dtype: unknown): asserts dtype is ComputeDType {
   if (dtype !== 'f32' && dtype !== 'bf16') {
     throw new ArgumentError(`unknown dtype ${JSON.stringify(dtype)}: expected "f32" or "bf16"`);
   }
+}
+
+/** @throws {ArgumentError} `ERR_INVALID_ARGUMENT` */
+export function checkLoadOptions({ dtype = 'bf16', packedCache = 'use' }: LoadOptions): ComputeDType {
+  checkDtype(dtype);
+  if (!cacheModes.includes(packedCache)) {
+    throw new ArgumentError(`unknown packedCache ${JSON.stringify(packedCache)}: expected one of ${cacheModes.join(', ')}`);
+  }
+  return dtype;
 }
 
 /** Memory and place of a model. Bytes. */

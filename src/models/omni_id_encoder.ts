@@ -1,15 +1,12 @@
-import { mkdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Photo } from '../data/photo.js';
-import { ArgumentError, FileError } from '../errors.js';
-import { Graph } from '../graph/graph.js';
+import { ArgumentError } from '../errors.js';
+import { Graph, type WeightUse } from '../graph/graph.js';
 import { translated, type Place, type Session } from '../graph/session.js';
-import { writeFileAtomically } from '../io/atomic_file.js';
 import { clipVisionNames, matchWeights, openCheckpoint, registerWeights } from '../io/checkpoint.js';
 import { omniIdConfigToJson, parseOmniIdConfig, readJson, type OmniIdEncoderConfig } from '../io/config.js';
-import { writeSafetensors, type TensorSource } from '../io/safetensors_writer.js';
 import { Scope } from '../nn/scope.js';
-import type { ClipVisionFeature } from './clip_vision.js';
+import { clipVisionWeights, tokensPerImage, type ClipVisionFeature } from './clip_vision.js';
 import {
   checkFeature,
   checkPhotos,
@@ -20,9 +17,10 @@ import {
   type Tensor,
 } from './clip_vision_encoder.js';
 import { initialise } from './initialise.js';
-import { checkDtype, Model, newSession, type ComputeDType, type LoadOptions } from './model.js';
+import { checkLoadOptions, loadWeights, Model, newSession, type ComputeDType, type LoadOptions } from './model.js';
 import { omniEncoder } from './omni_encoder.js';
 import { presets, type PresetName } from './presets.js';
+import { checkSaveDtype, saveModel, type SaveOptions } from './save.js';
 import { VisionPipeline, type PlacedPhoto } from './vision_pipeline.js';
 
 /** Identity tokens. `shape` is [identities, L, C]. */
@@ -73,15 +71,14 @@ export class OmniIdEncoder extends Model {
    *   that does not fit, {DeviceError} `ERR_DEVICE_UNAVAILABLE` or `ERR_OUT_OF_MEMORY`, {ArgumentError} `ERR_INVALID_ARGUMENT`
    */
   static async load(folder: string, options: LoadOptions = {}): Promise<OmniIdEncoder> {
-    const dtype = options.dtype ?? 'bf16';
-    checkDtype(dtype);
+    const dtype = checkLoadOptions(options);
     const session = newSession(options);
     try {
       const configPath = join(folder, 'config.json');
       const config = parseOmniIdConfig(await readJson(configPath), configPath);
       const model = new OmniIdEncoder(session, dtype, config);
-      registerWeights(session.weights, matchWeights(await openCheckpoint(folder), model.#expectedWeights(), folder));
-      await model.#pack();
+      const source = matchWeights(await openCheckpoint(folder), model.#expectedWeights(), folder);
+      await loadWeights(session, folder, source, config, options, () => model.#pack());
       return model;
     } catch (error) {
       session.dispose();
@@ -95,8 +92,8 @@ export class OmniIdEncoder extends Model {
    * @throws what {@link load} throws
    */
   static async create(preset: PresetName | OmniIdEncoderConfig, options: CreateOptions = {}): Promise<OmniIdEncoder> {
-    const { dtype = 'bf16', seed = 0, vision } = options;
-    checkDtype(dtype);
+    const { seed = 0, vision } = options;
+    const dtype = checkLoadOptions(options);
     if (!Number.isSafeInteger(seed) || seed < 0) {
       throw new ArgumentError(`seed is ${String(seed)}, expected a whole number from 0 to 2^53 − 1`);
     }
@@ -166,59 +163,22 @@ export class OmniIdEncoder extends Model {
   /**
    * Saves the encoder as a folder with `config.json` and `model.safetensors`, which is made when its parent exists. Each file is replaced as a
    * whole or not at all.
-   * @param options.dtype type of the saved weights. Default: f32
+   * @param options.dtype element type of the saved weights. Default: f32
    * @throws {FileError} `ERR_FILE`; the signal's reason when aborted; {DisposedError} `ERR_DISPOSED`
    */
-  async save(
-    folder: string,
-    options: {
-      dtype?: 'f32' | 'f16' | 'bf16' | undefined;
-      signal?: AbortSignal | undefined;
-      onProgress?: ((doneBytes: number, totalBytes: number) => void) | undefined;
-    } = {},
-  ): Promise<void> {
-    const { dtype = 'f32', signal, onProgress } = options;
-    if (!['f32', 'f16', 'bf16'].includes(dtype)) {
-      throw new ArgumentError(`unknown dtype ${JSON.stringify(dtype)}: expected f32, f16 or bf16`);
-    }
-    await this.enqueue(signal, async (both) => {
-      await mkdir(folder).catch(async (error: unknown) => {
-        if (!(await stat(folder).then((s) => s.isDirectory(), () => false))) { // prettier-ignore
-          throw new FileError(`cannot write to ${folder}: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
-        }
-      });
-      const { weights } = this.session;
-      const width = dtype === 'f32' ? 4 : 2;
-      const tensors = [...this.#expectedWeights().values()].map(({ name, shape }): TensorSource => {
-        const elements = shape.reduce((product, n) => product * n, 1);
-        return {
-          name,
-          dtype: dtype.toUpperCase() as 'F32' | 'F16' | 'BF16',
-          shape,
-          byteLength: elements * width,
-          read: (first, count) => translated(() => weights.read(name, dtype, first / width, count / width)),
-        };
-      });
-      await writeSafetensors(join(folder, 'model.safetensors'), tensors, { metadata: { format: 'pt' }, signal: both, onProgress });
-      const json = JSON.stringify(omniIdConfigToJson(this.config), null, 2);
-      await writeFileAtomically(join(folder, 'config.json'), (file) => file.writeFile(`${json}\n`));
-    });
+  async save(folder: string, options: SaveOptions = {}): Promise<void> {
+    checkSaveDtype(options.dtype ?? 'f32');
+    await this.enqueue(options.signal, (signal) =>
+      saveModel(folder, this.session.weights, this.#expectedWeights(), omniIdConfigToJson(this.config), { ...options, signal }),
+    );
   }
 
   #headGraph(photos: number, identities: number): Graph {
-    const graph = new Graph();
-    const rows = photos * this.#pipeline.tokens;
-    const features = graph.input('features', 'f32', [rows, this.config.vision.hiddenSize]);
-    const starts = graph.input('photo_starts', 'i32', [identities]);
-    const offsets = graph.input('photo_offsets', 'i32', [identities + 1]);
-    const tokens = omniEncoder(new Scope(graph, this.dtype), this.config, features, identities, { starts, offsets, rows });
-    graph.output('tokens', tokens);
-    return graph;
+    return headGraph(this.config, this.dtype, photos, identities);
   }
 
-  /** Every weight of the model: the pooled feature is the one that reads the whole vision tower. */
-  #expectedWeights(): ReadonlyMap<string, { name: string; shape: readonly number[] }> {
-    return translated(() => new Map([...this.#headGraph(1, 1).weights, ...this.#pipeline.graph(1, 'pooled').weights]));
+  #expectedWeights(): ReadonlyMap<string, WeightUse> {
+    return omniIdWeights(this.config);
   }
 
   /** Brings all weights into the kernels' layout, so that the first call does not wait for it. */
@@ -295,6 +255,21 @@ export class OmniIdEncoder extends Model {
       for (const tensor of tensors) tensor.dispose();
     }
   }
+}
+
+function headGraph(config: OmniIdEncoderConfig, dtype: ComputeDType, photos: number, identities: number): Graph {
+  const graph = new Graph();
+  const rows = photos * tokensPerImage(config.vision);
+  const features = graph.input('features', 'f32', [rows, config.vision.hiddenSize]);
+  const starts = graph.input('photo_starts', 'i32', [identities]);
+  const offsets = graph.input('photo_offsets', 'i32', [identities + 1]);
+  graph.output('tokens', omniEncoder(new Scope(graph, dtype), config, features, identities, { starts, offsets, rows }));
+  return graph;
+}
+
+/** Every weight of an encoder, by its published name. */
+export function omniIdWeights(config: OmniIdEncoderConfig): ReadonlyMap<string, WeightUse> {
+  return new Map([...translated(() => headGraph(config, 'f32', 1, 1)).weights, ...clipVisionWeights(config.vision)]);
 }
 
 /** Whole identities, in order, with at most `photosPerGroup` photos together where one alone has not more. */

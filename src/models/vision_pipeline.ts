@@ -1,11 +1,10 @@
 import { native, type NativeTensor } from '../bindings.js';
 import { decodePhoto, type DecodeOptions, type Photo, type PhotoPosition, type RawImage } from '../data/photo.js';
 import { ImageError } from '../errors.js';
-import { Graph } from '../graph/graph.js';
+import type { Graph } from '../graph/graph.js';
 import type { Session } from '../graph/session.js';
 import type { ClipVisionConfig, ImageProcessorConfig } from '../io/config.js';
-import { Scope } from '../nn/scope.js';
-import { clipVision, tokensPerImage, type ClipVisionFeature } from './clip_vision.js';
+import { clipVisionGraph, tokensPerImage, type ClipVisionFeature } from './clip_vision.js';
 
 /** A photo and where it stood in the call. */
 export interface PlacedPhoto extends PhotoPosition {
@@ -51,11 +50,7 @@ export class VisionPipeline {
   }
 
   graph(images: number, feature: ClipVisionFeature): Graph {
-    const graph = new Graph();
-    const { imageSize } = this.config;
-    const pixels = graph.input('pixels', 'f32', [images, 3, imageSize, imageSize]);
-    graph.output('features', clipVision(new Scope(graph, this.dtype).at('vision_model'), this.config, pixels, feature));
-    return graph;
+    return clipVisionGraph(this.config, this.dtype, images, feature);
   }
 
   /** Rows of the feature that one image gives. */

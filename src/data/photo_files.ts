@@ -1,0 +1,64 @@
+import { readdir, stat } from 'node:fs/promises';
+import { basename, dirname, extname, join, resolve } from 'node:path';
+import { ArgumentError, FileError } from '../errors.js';
+
+/** File name endings that are taken for photos when a folder is listed. */
+const photoEndings = new Set(['.jpg', '.jpeg', '.png', '.webp', '.avif', '.tif', '.tiff', '.gif']);
+
+/** How photos become identities: one for each folder, one for each file, or one of all. */
+export type Grouping = 'folder' | 'file' | 'all';
+
+/** An identity on disk. */
+export interface PhotoGroup {
+  readonly name: string;
+  readonly photos: readonly string[];
+}
+
+const naturalOrder = new Intl.Collator('en', { numeric: true }).compare;
+
+/** Photos in a folder and its subfolders, in natural order. Hidden files are left out. */
+async function photosUnder(folder: string): Promise<string[]> {
+  const entries = await readdir(folder, { withFileTypes: true });
+  const photos: string[] = [];
+  for (const entry of entries.sort((a, b) => naturalOrder(a.name, b.name))) {
+    if (entry.name.startsWith('.')) continue;
+    const path = join(folder, entry.name);
+    const status = entry.isSymbolicLink() ? await stat(path).catch(() => undefined) : entry;
+    if (status?.isDirectory() === true && !entry.isSymbolicLink()) photos.push(...(await photosUnder(path)));
+    else if (status?.isFile() === true && photoEndings.has(extname(path).toLowerCase())) photos.push(path);
+  }
+  return photos;
+}
+
+/**
+ * Lists photos and groups them into identities. Files are taken as they are named, whatever their ending; folders give the photos in them and their
+ * subfolders. Grouped by `folder`, the photos that lie in one folder are one identity, so that a folder of folders is a set of identities.
+ * @throws {FileError} `ERR_FILE` for a path that cannot be listed; {ArgumentError} `ERR_INVALID_ARGUMENT` when no photo is found
+ */
+export async function listPhotos(paths: readonly string[], grouping: Grouping): Promise<PhotoGroup[]> {
+  const photos: string[] = [];
+  for (const path of paths) {
+    try {
+      const isFolder = (await stat(path)).isDirectory();
+      photos.push(...(isFolder ? await photosUnder(path) : [path]));
+    } catch (error) {
+      throw new FileError(`cannot read ${path}: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
+    }
+  }
+  if (photos.length === 0) {
+    throw new ArgumentError(`no photos in ${paths.join(', ')}: expected files ending in ${[...photoEndings].join(' ')}`);
+  }
+  if (grouping === 'all') return [{ name: 'all', photos }];
+  if (grouping === 'file') return photos.map((photo) => ({ name: photo, photos: [photo] }));
+  const folders = new Map<string, string[]>();
+  for (const photo of photos) {
+    const folder = dirname(resolve(photo));
+    folders.set(folder, [...(folders.get(folder) ?? []), photo]);
+  }
+  // The folder's own name, or its whole path where two have the same.
+  const names = [...folders.keys()].map((folder) => basename(folder));
+  return [...folders].map(([folder, members]) => {
+    const name = basename(folder);
+    return { name: names.filter((other) => other === name).length > 1 ? folder : name, photos: members };
+  });
+}
