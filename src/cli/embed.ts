@@ -1,0 +1,116 @@
+import { access, constants } from 'node:fs/promises';
+import { dirname, extname, resolve } from 'node:path';
+import { listPhotos, type Grouping } from '../data/photo_files.js';
+import { ArgumentError, FileError, type ImageError } from '../errors.js';
+import { writeFileAtomically } from '../io/atomic_file.js';
+import { writeNpy } from '../io/npy.js';
+import { writeSafetensors } from '../io/safetensors_writer.js';
+import type { ComputeDType } from '../models/model.js';
+import { OmniIdEncoder, type IdentityTokens } from '../models/omni_id_encoder.js';
+import { exitCodes, interruptSignal, printJson, progressBar, warn } from './output.js';
+
+export interface EmbedCommand {
+  readonly group: Grouping;
+  readonly weights?: string;
+  readonly out?: string;
+  readonly device?: string;
+  readonly dtype: ComputeDType;
+  readonly threads?: number;
+  readonly json?: boolean;
+}
+
+const endings = ['.safetensors', '.npy', '.json'];
+
+/** Found out before minutes of computing. */
+async function checkOutput(path: string): Promise<void> {
+  if (!endings.includes(extname(path))) throw new ArgumentError(`--out ${path}: expected a name ending in ${endings.join(', ')}`);
+  await access(dirname(resolve(path)), constants.W_OK).catch((error: unknown) => {
+    throw new FileError(`--out ${path}: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
+  });
+}
+
+async function writeTokens(path: string, { data, shape, photos }: IdentityTokens, names: readonly string[]): Promise<void> {
+  switch (extname(path)) {
+    case '.npy':
+      return writeNpy(path, data, shape);
+    case '.json': {
+      const [, tokens = 0, width = 0] = shape;
+      const rows = names.map((name, i) => ({
+        name,
+        photos: photos[i],
+        tokens: Array.from({ length: tokens }, (_, t) => [...data.subarray((i * tokens + t) * width, (i * tokens + t + 1) * width)]),
+      }));
+      return writeFileAtomically(path, (file) => file.writeFile(`${JSON.stringify({ shape, identities: rows })}\n`));
+    }
+    default: {
+      const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+      const tensor = {
+        name: 'tokens',
+        dtype: 'F32',
+        shape,
+        byteLength: bytes.length,
+        read: (first: number, count: number) => bytes.subarray(first, first + count),
+      } as const;
+      return writeSafetensors(path, [tensor], { metadata: { identities: JSON.stringify(names), photos: JSON.stringify(photos) } });
+    }
+  }
+}
+
+/** `omni-id embed`: photos and folders to identity tokens. Photos that cannot be used are reported and left out. */
+export async function embed(paths: readonly string[], options: EmbedCommand): Promise<number> {
+  if (options.out !== undefined) await checkOutput(options.out);
+  const groups = await listPhotos(paths, options.group);
+  const signal = interruptSignal();
+  const load = { device: options.device, dtype: options.dtype, threads: options.threads };
+
+  const started = performance.now();
+  if (options.weights === undefined) {
+    warn('no --weights: using a new, untrained "nano" encoder; its tokens do not tell people apart');
+  }
+  await using encoder = await (options.weights === undefined ? OmniIdEncoder.create('nano', load) : OmniIdEncoder.load(options.weights, load));
+  const loaded = performance.now();
+
+  const bad: ImageError[] = [];
+  const bar = progressBar('embedding');
+  const result = await encoder
+    .embed(
+      groups.map(({ photos }) => photos),
+      {
+        signal,
+        onProgress: ({ photosDone, photosTotal }) => {
+          bar.update(photosDone, photosTotal);
+        },
+        onPhotoError: (error) => bad.push(error),
+      },
+    )
+    .finally(() => {
+      bar.stop();
+    });
+  const seconds = (performance.now() - loaded) / 1000;
+  const names = result.identities.map((identity) => groups[identity]?.name ?? '');
+  if (options.out !== undefined) await writeTokens(options.out, result, names);
+
+  for (const error of bad) warn(`left out: ${error.message}`);
+  const photos = result.photos.reduce((sum, count) => sum + count, 0);
+  const { info } = encoder;
+  if (options.json === true) {
+    printJson({
+      shape: result.shape,
+      identities: names.map((name, i) => ({ name, photos: result.photos[i] })),
+      failed: bad.map(({ code, message }) => ({ code, message })),
+      loadSeconds: (loaded - started) / 1000,
+      embedSeconds: seconds,
+      photosPerSecond: photos / seconds,
+      ...(options.out === undefined ? {} : { out: options.out }),
+      info,
+    });
+  } else {
+    for (const [i, name] of names.entries()) console.log(`${name}: ${result.photos[i]} photos`);
+    console.log(`${names.length} identities, tokens [${result.shape.join(', ')}]${options.out === undefined ? '' : ` written to ${options.out}`}`);
+    console.log(
+      `loaded in ${((loaded - started) / 1000).toFixed(2)} s, ${photos} photos in ${seconds.toFixed(2)} s (${(photos / seconds).toFixed(1)} photos/s) on ` +
+        `${info.device} (${info.instructionSet}, ${info.threads} threads, ${info.dtype})`,
+    );
+  }
+  return bad.length > 0 ? exitCodes.failed : exitCodes.ok;
+}

@@ -1,0 +1,109 @@
+#!/usr/bin/env node
+import { readFileSync } from 'node:fs';
+import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
+import { ArgumentError, OmniIdError } from '../errors.js';
+import { embed, type EmbedCommand } from './embed.js';
+import { convert, info, init } from './models.js';
+import { exitCodes, Interrupted, printJson, warn } from './output.js';
+
+function wholeNumber(text: string): number {
+  if (!/^\d+$/.test(text) || !Number.isSafeInteger(Number(text))) throw new InvalidArgumentError('expected a whole number');
+  return Number(text);
+}
+
+/** package.json lies one folder above both src/cli/.. and dist/. */
+function version(): string {
+  for (const path of ['../package.json', '../../package.json']) {
+    try {
+      const json = JSON.parse(readFileSync(new URL(path, import.meta.url), 'utf8')) as { name?: string; version: string };
+      if (json.name === 'omni-id') return json.version;
+    } catch {
+      // the other place
+    }
+  }
+  return 'unknown';
+}
+
+const json = (): Option => new Option('--json', 'print the result, and errors, as JSON');
+const folderHelp = 'folder with config.json and safetensors weights';
+
+const program = new Command('omni-id')
+  .description('Identity tokens from any number of photos of a person.')
+  .version(version())
+  .showHelpAfterError()
+  .exitOverride()
+  .addHelpText(
+    'after',
+    '\nExit codes: 0 done; 1 failed, or some photos could not be used; 2 wrong usage; 130 interrupted.',
+  );
+
+program
+  .command('embed')
+  .description('embed photos; a folder of folders is a set of identities')
+  .argument('<paths...>', 'photos and folders')
+  .addOption(new Option('--group <by>', 'which photos are one identity').choices(['folder', 'file', 'all']).default('folder'))
+  .option('--weights <dir>', `encoder to use: a ${folderHelp} (default: a new, untrained one)`)
+  .option('--out <file>', 'write the tokens to FILE.safetensors, .npy or .json')
+  .option('--device <name>', 'auto or cpu')
+  .addOption(new Option('--dtype <type>', 'type to compute in').choices(['bf16', 'f32']).default('bf16'))
+  .option('--threads <n>', 'threads to compute with', wholeNumber)
+  .addOption(json())
+  .action(async (paths: string[], options: EmbedCommand) => {
+    process.exitCode = await embed(paths, options);
+  });
+
+program
+  .command('init')
+  .description('make a new, untrained encoder')
+  .argument('<preset>', 'nano or h')
+  .requiredOption('--out <dir>', 'folder to write')
+  .option('--seed <n>', 'seed of the weights', wholeNumber, 0)
+  .option('--clip <dir>', `CLIP model to start the vision tower from: a ${folderHelp}`)
+  .addOption(new Option('--dtype <type>', 'type of the weights').choices(['f32', 'f16', 'bf16']).default('f32'))
+  .addOption(json())
+  .action(async (preset: string, options: Parameters<typeof init>[1]) => {
+    process.exitCode = await init(preset, options);
+  });
+
+program
+  .command('convert')
+  .description('change the type of a model’s weights, rename OpenCLIP’s to Hugging Face’s, or write a packed cache')
+  .argument('<dir>', `model: a ${folderHelp}`)
+  .option('--out <dir>', 'folder to write the converted model to')
+  .addOption(new Option('--dtype <type>', 'type of the weights (default: f32; of a packed cache: bf16)').choices(['f32', 'f16', 'bf16']))
+  .option('--pack', 'write a packed cache, which is mapped at start: beside the converted model, or into <dir> without --out')
+  .addOption(json())
+  .action(async (folder: string, options: Parameters<typeof convert>[1]) => {
+    process.exitCode = await convert(folder, options);
+  });
+
+program
+  .command('info')
+  .description('version, devices, instruction sets, threads, memory')
+  .addOption(json())
+  .action((options: { json?: boolean }) => {
+    process.exitCode = info(options);
+  });
+
+function report(error: unknown): number {
+  if (error instanceof CommanderError) return error.exitCode === 0 ? exitCodes.ok : exitCodes.usage;
+  const interrupted = error instanceof Interrupted;
+  const code = interrupted ? 'ERR_INTERRUPTED' : error instanceof OmniIdError ? error.code : 'ERR_INTERNAL';
+  const message = error instanceof Error ? error.message : String(error);
+  if (process.argv.includes('--json')) printJson({ error: { code, message } });
+  else warn(error instanceof OmniIdError || interrupted ? message : error instanceof Error ? (error.stack ?? message) : message);
+  if (interrupted) return exitCodes.interrupted;
+  return error instanceof ArgumentError ? exitCodes.usage : exitCodes.failed;
+}
+
+// A reader that went away (`| head`) ends the output, not the work with an error.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code === 'EPIPE') process.exit(process.exitCode);
+  throw error;
+});
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  process.exitCode = report(error);
+}

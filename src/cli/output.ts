@@ -1,0 +1,55 @@
+import { SingleBar } from 'cli-progress';
+
+/** Exit codes, for scripts. */
+export const exitCodes = {
+  ok: 0,
+  /** The command failed, or some photos could not be used. */
+  failed: 1,
+  /** The command line makes no sense. */
+  usage: 2,
+  /** Interrupted by Ctrl-C. */
+  interrupted: 130,
+} as const;
+
+/** A progress bar on stderr when that is a terminal; nothing in a pipe. */
+export function progressBar(what: string): { update(done: number, total: number): void; stop(): void } {
+  if (!process.stderr.isTTY) return { update: () => undefined, stop: () => undefined };
+  const bar = new SingleBar({ format: `${what} {bar} {percentage}% | {value}/{total} | {eta_formatted} left`, hideCursor: true, clearOnComplete: true });
+  let started = false;
+  return {
+    update: (done, total) => {
+      if (!started) bar.start(total, done);
+      started = true;
+      bar.update(done);
+    },
+    stop: () => {
+      if (started) bar.stop();
+    },
+  };
+}
+
+/** A signal that Ctrl-C aborts. A second Ctrl-C ends the process at once. */
+export function interruptSignal(): AbortSignal {
+  const controller = new AbortController();
+  process.once('SIGINT', () => {
+    controller.abort(new Interrupted());
+    process.once('SIGINT', () => process.exit(exitCodes.interrupted));
+  });
+  return controller.signal;
+}
+
+/** Why a command that Ctrl-C stopped did not finish. */
+export class Interrupted extends Error {
+  constructor() {
+    super('interrupted');
+    this.name = 'Interrupted';
+  }
+}
+
+export function printJson(value: unknown): void {
+  process.stdout.write(`${JSON.stringify(value, null, 2)}\n`);
+}
+
+export function warn(message: string): void {
+  process.stderr.write(`omni-id: ${message}\n`);
+}
