@@ -43,7 +43,11 @@ async function onnxruntime(): Promise<() => Promise<Float32Array>> {
   const pixels = new Float32Array(size * setup.images);
   for (const [i, photo] of photos.entries()) pixels.set(photo, i * size);
   const input = new Tensor('float32', pixels, [setup.images, 3, setup.imageSize, setup.imageSize]);
-  return async () => (await session.run({ pixels: input }))['features']?.data as Float32Array;
+  return async () => {
+    const { features } = await session.run({ pixels: input });
+    if (!features) throw new Error('the model gave no features');
+    return features.data;
+  };
 }
 
 const started = performance.now();

@@ -19,10 +19,7 @@ const FLOAT = 1;
 const INT64 = 7;
 
 type Attribute = { name: string } & (
-  | { type: 1; f: number }
-  | { type: 2; i: number }
-  | { type: 3; s: Uint8Array }
-  | { type: 7; ints: number[] }
+  { type: 1; f: number } | { type: 2; i: number } | { type: 3; s: Uint8Array } | { type: 7; ints: number[] }
 );
 
 const attribute = {
@@ -76,10 +73,11 @@ class Builder {
   }
 
   norm(x: string, prefix: string, epsilon: number): string {
-    return this.op('LayerNormalization', [x, this.weight(`${prefix}.weight`), this.weight(`${prefix}.bias`)], [
-      attribute.int('axis', -1),
-      attribute.float('epsilon', epsilon),
-    ]);
+    return this.op(
+      'LayerNormalization',
+      [x, this.weight(`${prefix}.weight`), this.weight(`${prefix}.bias`)],
+      [attribute.int('axis', -1), attribute.float('epsilon', epsilon)],
+    );
   }
 
   linear(x: string, prefix: string): string {
@@ -93,38 +91,82 @@ class Builder {
  * @param weightsFile safetensors in f32 with Hugging Face's names, beside which `path` must lie
  * @param images size of the batch, which is fixed: the runtime plans its memory for it
  */
-export async function exportClipVision(path: string, weightsFile: string, config: ClipVisionConfig, images: number): Promise<void> {
+export async function exportClipVision(
+  path: string,
+  weightsFile: string,
+  config: ClipVisionConfig,
+  images: number,
+): Promise<void> {
   const { default: { onnx } } = await import('onnx-proto'); // prettier-ignore
   const header = await readSafetensorsHeader(weightsFile);
   const tensors = new Map(
-    [...header.tensors].map(([name, { shape, byteOffset, byteLength }]) => [name, { name, dims: shape, offset: byteOffset, length: byteLength }]),
+    [...header.tensors].map(([name, { shape, byteOffset, byteLength }]) => [
+      name,
+      { name, dims: shape, offset: byteOffset, length: byteLength },
+    ]),
   );
   const b = new Builder(weightsFile, tensors);
-  const { hiddenSize: width, numAttentionHeads: heads, imageSize, patchSize, layerNormEps, hiddenAct } = config;
+  const {
+    hiddenSize: width,
+    numAttentionHeads: heads,
+    imageSize,
+    patchSize,
+    layerNormEps,
+    hiddenAct,
+  } = config;
   const patches = Math.floor(imageSize / patchSize) ** 2;
   const tokens = patches + 1;
   const headDim = width / heads;
   const v = 'vision_model';
 
-  const conv = b.op('Conv', ['pixels', b.weight(`${v}.embeddings.patch_embedding.weight`)], [
-    attribute.ints('kernel_shape', [patchSize, patchSize]),
-    attribute.ints('strides', [patchSize, patchSize]),
+  const conv = b.op(
+    'Conv',
+    ['pixels', b.weight(`${v}.embeddings.patch_embedding.weight`)],
+    [
+      attribute.ints('kernel_shape', [patchSize, patchSize]),
+      attribute.ints('strides', [patchSize, patchSize]),
+    ],
+  );
+  const rows = b.op(
+    'Transpose',
+    [b.op('Reshape', [conv, b.integers([images, width, patches])])],
+    [attribute.ints('perm', [0, 2, 1])],
+  );
+  const classToken = b.op('Expand', [
+    b.weight(`${v}.embeddings.class_embedding`),
+    b.integers([images, 1, width]),
   ]);
-  const rows = b.op('Transpose', [b.op('Reshape', [conv, b.integers([images, width, patches])])], [attribute.ints('perm', [0, 2, 1])]);
-  const classToken = b.op('Expand', [b.weight(`${v}.embeddings.class_embedding`), b.integers([images, 1, width])]);
   const all = b.op('Concat', [classToken, rows], [attribute.int('axis', 1)]);
   const placed = b.op('Add', [all, b.weight(`${v}.embeddings.position_embedding.weight`)]);
-  let x = b.norm(b.op('Reshape', [placed, b.integers([images * tokens, width])]), `${v}.pre_layrnorm`, layerNormEps);
+  let x = b.norm(
+    b.op('Reshape', [placed, b.integers([images * tokens, width])]),
+    `${v}.pre_layrnorm`,
+    layerNormEps,
+  );
   for (let i = 0; i < config.numHiddenLayers; i++) {
     const layer = `${v}.encoder.layers.${i}`;
     const normed = b.norm(x, `${layer}.layer_norm1`, layerNormEps);
     const head = (name: string, perm: number[]): string =>
-      b.op('Transpose', [b.op('Reshape', [b.linear(normed, `${layer}.self_attn.${name}`), b.integers([images, tokens, heads, headDim])])], [
-        attribute.ints('perm', perm),
-      ]);
-    const [q, k, values] = [head('q_proj', [0, 2, 1, 3]), head('k_proj', [0, 2, 3, 1]), head('v_proj', [0, 2, 1, 3])];
+      b.op(
+        'Transpose',
+        [
+          b.op('Reshape', [
+            b.linear(normed, `${layer}.self_attn.${name}`),
+            b.integers([images, tokens, heads, headDim]),
+          ]),
+        ],
+        [attribute.ints('perm', perm)],
+      );
+    const [q, k, values] = [
+      head('q_proj', [0, 2, 1, 3]),
+      head('k_proj', [0, 2, 3, 1]),
+      head('v_proj', [0, 2, 1, 3]),
+    ];
     const scaled = b.op('Mul', [q, scalar(b, 1 / Math.sqrt(headDim))]);
-    const attended = b.op('MatMul', [b.op('Softmax', [b.op('MatMul', [scaled, k])], [attribute.int('axis', -1)]), values]);
+    const attended = b.op('MatMul', [
+      b.op('Softmax', [b.op('MatMul', [scaled, k])], [attribute.int('axis', -1)]),
+      values,
+    ]);
     const joined = b.op('Reshape', [
       b.op('Transpose', [attended], [attribute.ints('perm', [0, 2, 1, 3])]),
       b.integers([images * tokens, width]),
@@ -137,7 +179,12 @@ export async function exportClipVision(path: string, weightsFile: string, config
         : b.op('Mul', [hidden, b.op('Sigmoid', [b.op('Mul', [hidden, scalar(b, 1.702)])])]);
     x = b.op('Add', [x, b.linear(active, `${layer}.mlp.fc2`)]);
   }
-  b.nodes.push({ opType: 'Reshape', input: [x, b.integers([images, tokens, width])], output: ['features'], name: 'features' });
+  b.nodes.push({
+    opType: 'Reshape',
+    input: [x, b.integers([images, tokens, width])],
+    output: ['features'],
+    name: 'features',
+  });
 
   const value = (name: string, shape: readonly number[]): object => ({
     name,
@@ -161,7 +208,12 @@ export async function exportClipVision(path: string, weightsFile: string, config
 function scalar(b: Builder, number: number): string {
   const name = `scalar_${number}`;
   if (!b.initializers.some((one) => (one as { name: string }).name === name)) {
-    b.initializers.push({ name, dims: [], dataType: FLOAT, rawData: new Uint8Array(Float32Array.of(number).buffer) });
+    b.initializers.push({
+      name,
+      dims: [],
+      dataType: FLOAT,
+      rawData: new Uint8Array(Float32Array.of(number).buffer),
+    });
   }
   return name;
 }

@@ -32,7 +32,8 @@ const { values: options } = parseArgs({
 const images = Number(options.images);
 const rounds = Number(options.rounds);
 const threads = Number(options.threads);
-if (!Object.hasOwn(presets, options.preset)) throw new Error(`unknown preset ${options.preset}: expected one of ${Object.keys(presets).join(', ')}`);
+if (!Object.hasOwn(presets, options.preset))
+  throw new Error(`unknown preset ${options.preset}: expected one of ${Object.keys(presets).join(', ')}`);
 const config = presets[options.preset as PresetName].vision;
 
 class Contestant {
@@ -52,9 +53,9 @@ class Contestant {
   }
 
   async #next(): Promise<Record<string, number>> {
-    const { value, done } = await this.#lines.next();
-    if (done === true) throw new Error(`${this.name} ended early`);
-    return JSON.parse(value) as Record<string, number>;
+    const line: IteratorResult<string, undefined> = await this.#lines.next();
+    if (line.done === true) throw new Error(`${this.name} ended early`);
+    return JSON.parse(line.value) as Record<string, number>;
   }
 
   async ready(): Promise<void> {
@@ -75,7 +76,9 @@ class Contestant {
 function median(values: readonly number[]): number {
   const sorted = [...values].sort((a, b) => a - b);
   const middle = sorted.length >> 1;
-  return sorted.length % 2 ? (sorted[middle] ?? NaN) : ((sorted[middle - 1] ?? NaN) + (sorted[middle] ?? NaN)) / 2;
+  return sorted.length % 2
+    ? (sorted[middle] ?? NaN)
+    : ((sorted[middle - 1] ?? NaN) + (sorted[middle] ?? NaN)) / 2;
 }
 
 const folder = mkdtempSync(join(tmpdir(), 'omni-id-bench-'));
@@ -106,17 +109,26 @@ try {
       peer, dtype, folder, images, threads, imageSize: config.imageSize, outputs: join(folder, `${peer}-${dtype}.f32`),
     }); // prettier-ignore
   const contestants: Contestant[] = [];
-  for (const [peer, dtype] of [['onnxruntime-node', 'f32'], ['omni-id', 'f32'], ['omni-id', 'bf16']] as const) { // prettier-ignore
+  for (const [peer, dtype] of [
+    ['onnxruntime-node', 'f32'],
+    ['omni-id', 'f32'],
+    ['omni-id', 'bf16'],
+  ] as const) {
+    // prettier-ignore
     const contestant = setup(peer, dtype);
     // One after another: loading at once would share the processor and double the peak.
     await contestant.ready();
     contestants.push(contestant);
   }
-  const outputs = (contestant: Contestant): Float32Array => new Float32Array(readFileSync(contestant.setup.outputs).buffer.slice(0, statSync(contestant.setup.outputs).size));
+  const outputs = (contestant: Contestant): Float32Array =>
+    new Float32Array(
+      readFileSync(contestant.setup.outputs).buffer.slice(0, statSync(contestant.setup.outputs).size),
+    );
   const reference = contestants[0];
   if (!reference) throw new Error('unreachable');
   const expected = outputs(reference);
-  for (let round = 0; round < rounds; round++) for (const contestant of contestants) await contestant.sample();
+  for (let round = 0; round < rounds; round++)
+    for (const contestant of contestants) await contestant.sample();
   for (const contestant of contestants) await contestant.end();
 
   const device = new (native().Device)(threads).describe();
@@ -140,7 +152,9 @@ try {
       `${native().processorName()}, ${device.instructionSet}, Node ${process.versions.node}, commit ` +
       execFileSync('git', ['rev-parse', '--short', 'HEAD'], { encoding: 'utf8' }).trim(),
   );
-  console.log('\n| | images/s | against onnxruntime-node | peak memory | event-loop delay p99 | worst cosine |\n|---|---|---|---|---|---|');
+  console.log(
+    '\n| | images/s | against onnxruntime-node | peak memory | event-loop delay p99 | worst cosine |\n|---|---|---|---|---|---|',
+  );
   for (const row of rows) {
     console.log(
       `| ${row.name} | ${row.imagesPerSecond.toFixed(2)} | ${(row.imagesPerSecond / slowest).toFixed(2)}× | ` +
@@ -150,11 +164,14 @@ try {
   for (const row of rows) {
     const dtype = row.name.endsWith('bf16') ? 'bf16' : 'f32';
     if (!(dtype === 'f32' ? row.relativeError <= 1e-3 : row.worstCosine >= 0.9999)) {
-      console.error(`${row.name} gives other numbers than onnxruntime-node: relative error ${row.relativeError}, cosine ${row.worstCosine}`);
+      console.error(
+        `${row.name} gives other numbers than onnxruntime-node: relative error ${row.relativeError}, cosine ${row.worstCosine}`,
+      );
       process.exitCode = 1;
     }
   }
-  if (options.json !== undefined) writeFileSync(options.json, JSON.stringify({ options, device, rows }, null, 2));
+  if (options.json !== undefined)
+    writeFileSync(options.json, JSON.stringify({ options, device, rows }, null, 2));
 } finally {
   rmSync(folder, { recursive: true, force: true });
 }

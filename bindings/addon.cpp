@@ -61,9 +61,8 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("preprocess", Napi::Function::New<preprocess>(env, "preprocess"));
   exports.Set("inferShapes", Napi::Function::New<infer_shapes>(env, "inferShapes"));
   exports.Set("operators", Napi::Function::New<operators>(env, "operators"));
-  exports.Set("instructionSets", Napi::Function::New(env, [](const Napi::CallbackInfo& info) {
-                return strings(info.Env(), available_isas());
-              }));
+  exports.Set("instructionSets",
+              Napi::Function::New(env, [](const Napi::CallbackInfo& info) { return strings(info.Env(), available_isas()); }));
   exports.Set("availableParallelism", Napi::Function::New(env, [](const Napi::CallbackInfo& info) {
                 return Napi::Number::New(info.Env(), available_parallelism());
               }));

@@ -13,8 +13,9 @@ namespace omni_id::bindings {
 
 using CancelFlag = std::shared_ptr<std::atomic<bool>>;
 
-// What belongs to one JavaScript environment (the main thread, or a worker thread): its way back from the engine's threads, and the
-// jobs it has under way. When the environment ends, its jobs are cancelled and waited for; other environments do not notice.
+// What belongs to one JavaScript environment (the main thread, or a worker thread): its way back from the engine's threads, and
+// the jobs it has under way. When the environment ends, its jobs are cancelled and waited for; other environments do not
+// notice.
 //
 // Jobs run on the device's own queue, never on libuv's four threads, where a long embedding would make file reads wait. The
 // thread-safe function is referenced only while a job is pending, so that an idle addon does not keep the process alive.
@@ -25,8 +26,9 @@ class Environment {
 
   explicit Environment(Napi::Env env);
 
-  // Queues `work` on the device and returns a promise of what `result`, called on this environment's thread, makes of it. What `work`
-  // throws rejects the promise with a `code`. `keep` holds JavaScript objects alive (and their memory in place) until then.
+  // Queues `work` on the device and returns a promise of what `result`, called on this environment's thread, makes of it. What
+  // `work` throws rejects the promise with a `code`. `keep` holds JavaScript objects alive (and their memory in place) until
+  // then.
   Napi::Promise submit(Napi::Env env, const std::shared_ptr<Device>& device, CancelFlag cancelled, std::function<void()> work,
                        std::function<Napi::Value(Napi::Env)> result, std::vector<Napi::Object> keep = {});
 

@@ -8,8 +8,9 @@
 #include "environment.h"
 #include "runtime/plan.h"
 
-// The engine's objects as JavaScript classes, one to one. Each holds a shared pointer, so that a run under way keeps what it uses
-// whatever JavaScript disposes of or forgets meanwhile. `dispose()` drops the pointer; using the object then throws ERR_DISPOSED.
+// The engine's objects as JavaScript classes, one to one. Each holds a shared pointer, so that a run under way keeps what it
+// uses whatever JavaScript disposes of or forgets meanwhile. `dispose()` drops the pointer; using the object then throws
+// ERR_DISPOSED.
 namespace omni_id::bindings {
 
 template <typename Engine>

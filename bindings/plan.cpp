@@ -46,7 +46,8 @@ Napi::Value PlanObject::compile(const Napi::CallbackInfo& info) {
   });
 }
 
-// run(tensors: { name: { tensor, element } }, cancellation): Promise<void>. Inputs and outputs by name, each at an element of a tensor.
+// run(tensors: { name: { tensor, element } }, cancellation): Promise<void>. Inputs and outputs by name, each at an element of a
+// tensor.
 Napi::Value PlanObject::run(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
     Environment& environment = Environment::of(info.Env());
@@ -64,7 +65,8 @@ Napi::Value PlanObject::run(const Napi::CallbackInfo& info) {
       const auto& tensor = unwrap<TensorObject>(one.Get("tensor"), environment.tensor, "a Tensor").engine();
       const int64_t element = integer_from(one.Get("element"), "element");
       if (element < 0) throw EngineError(kInvalidArgument, "run: a negative element");
-      if (tensor->device.get() != &plan->device()) throw EngineError(kInvalidArgument, "run: " + name + " is on another device");
+      if (tensor->device.get() != &plan->device())
+        throw EngineError(kInvalidArgument, "run: " + name + " is on another device");
       bindings[name] = {tensor->buffer, static_cast<size_t>(element) * size_of(tensor->type.dtype)};
     }
     plan->check_bindings(bindings);

@@ -41,9 +41,9 @@ Napi::Value preprocess(const Napi::CallbackInfo& info) {
       settings.standard_deviation[i] = deviations.As<Napi::Array>().Get(i).ToNumber().FloatValue();
     }
     const int64_t element = integer_from(info[4], "element"), total = tensor->type.elements();
-    if (settings.crop < 1 || settings.crop > 16384 || settings.resize_shortest_edge < 1 || settings.resize_shortest_edge > 16384 ||
-        tensor->type.dtype != DType::f32 || element < 0 || 3 * settings.crop * settings.crop > total ||
-        element > total - 3 * settings.crop * settings.crop) {
+    if (settings.crop < 1 || settings.crop > 16384 || settings.resize_shortest_edge < 1 ||
+        settings.resize_shortest_edge > 16384 || tensor->type.dtype != DType::f32 || element < 0 ||
+        3 * settings.crop * settings.crop > total || element > total - 3 * settings.crop * settings.crop) {
       throw EngineError(kInvalidArgument, "preprocess: a crop of " + std::to_string(settings.crop) + " at element " +
                                               std::to_string(element) + " of " + to_string(tensor->type));
     }

@@ -109,21 +109,24 @@ Graph graph_from(const Napi::Value& value) {
       const Napi::Value input = inputs.Get(j);
       node.inputs.push_back(input.IsNull() ? -1 : static_cast<int>(integer_from(input, "input")));
     }
-    for (uint32_t j = 0; j < outputs.Length(); ++j) node.outputs.push_back(static_cast<int>(integer_from(outputs.Get(j), "output")));
+    for (uint32_t j = 0; j < outputs.Length(); ++j)
+      node.outputs.push_back(static_cast<int>(integer_from(outputs.Get(j), "output")));
     node.attributes = attributes_from(given.Get("attributes"));
     graph.nodes.push_back(std::move(node));
   }
   const Napi::Array outputs = array_from(object.Get("outputs"), "outputs");
   for (uint32_t i = 0; i < outputs.Length(); ++i) {
     const Napi::Object given = object_from(outputs.Get(i), "output");
-    graph.outputs.push_back({string_from(given.Get("name"), "name"), static_cast<int>(integer_from(given.Get("value"), "value"))});
+    graph.outputs.push_back(
+        {string_from(given.Get("name"), "name"), static_cast<int>(integer_from(given.Get("value"), "value"))});
   }
   return graph;
 }
 
 Napi::Array to_js(Napi::Env env, const Shape& shape) {
   Napi::Array array = Napi::Array::New(env, shape.size());
-  for (size_t i = 0; i < shape.size(); ++i) array.Set(static_cast<uint32_t>(i), Napi::Number::New(env, static_cast<double>(shape[i])));
+  for (size_t i = 0; i < shape.size(); ++i)
+    array.Set(static_cast<uint32_t>(i), Napi::Number::New(env, static_cast<double>(shape[i])));
   return array;
 }
 

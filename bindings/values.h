@@ -7,7 +7,8 @@
 
 #include "graph/graph.h"
 
-// JavaScript values to the engine's and back. The TypeScript layer has validated them; what is checked here is what memory safety needs.
+// JavaScript values to the engine's and back. The TypeScript layer has validated them; what is checked here is what memory
+// safety needs.
 namespace omni_id::bindings {
 
 // Throws ERR_INVALID_ARGUMENT.

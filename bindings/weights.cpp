@@ -22,8 +22,8 @@ Napi::Uint8Array copy_of(Napi::Env env, const std::byte* data, size_t bytes) {
 
 void check_range(size_t offset, size_t bytes, size_t total, const char* what) {
   if (offset > total || bytes > total - offset) {
-    throw EngineError(kInvalidArgument, std::string(what) + ": bytes " + std::to_string(offset) + " + " + std::to_string(bytes) +
-                                            " of " + std::to_string(total));
+    throw EngineError(kInvalidArgument, std::string(what) + ": bytes " + std::to_string(offset) + " + " +
+                                            std::to_string(bytes) + " of " + std::to_string(total));
   }
 }
 
@@ -54,14 +54,13 @@ Napi::Value MappedFileObject::bytes(const Napi::CallbackInfo& info) {
 void MappedFileObject::close(const Napi::CallbackInfo&) { engine_.reset(); }
 
 Napi::Function WeightsObject::define(Napi::Env env) {
-  return DefineClass(env, "Weights",
-                     {InstanceMethod<&WeightsObject::set_mapped>("setMapped"), InstanceMethod<&WeightsObject::set>("set"),
-                      InstanceMethod<&WeightsObject::set_normal>("setNormal"), InstanceMethod<&WeightsObject::names>("names"),
-                      InstanceMethod<&WeightsObject::type>("type"), InstanceMethod<&WeightsObject::read>("read"),
-                      InstanceMethod<&WeightsObject::packed>("packed"),
-                      InstanceMethod<&WeightsObject::read_packed>("readPacked"),
-                      InstanceMethod<&WeightsObject::set_packed>("setPacked"),
-                      InstanceMethod<&WeightsObject::dispose>("dispose")});
+  return DefineClass(
+      env, "Weights",
+      {InstanceMethod<&WeightsObject::set_mapped>("setMapped"), InstanceMethod<&WeightsObject::set>("set"),
+       InstanceMethod<&WeightsObject::set_normal>("setNormal"), InstanceMethod<&WeightsObject::names>("names"),
+       InstanceMethod<&WeightsObject::type>("type"), InstanceMethod<&WeightsObject::read>("read"),
+       InstanceMethod<&WeightsObject::packed>("packed"), InstanceMethod<&WeightsObject::read_packed>("readPacked"),
+       InstanceMethod<&WeightsObject::set_packed>("setPacked"), InstanceMethod<&WeightsObject::dispose>("dispose")});
 }
 
 WeightsObject::WeightsObject(const Napi::CallbackInfo& info) : ObjectWrap(info) { engine_ = std::make_shared<WeightStore>(); }
@@ -128,7 +127,8 @@ Napi::Value WeightsObject::read(const Napi::CallbackInfo& info) {
     const size_t first = size_from(info[2], "first"), count = size_from(info[3], "count");
     check_range(first, count, static_cast<size_t>(tensor.type.elements()), "read");
     Napi::Uint8Array array = Napi::Uint8Array::New(info.Env(), count * size_of(dtype));
-    read_as(tensor, static_cast<int64_t>(first), static_cast<int64_t>(count), dtype, reinterpret_cast<std::byte*>(array.Data()));
+    read_as(tensor, static_cast<int64_t>(first), static_cast<int64_t>(count), dtype,
+            reinterpret_cast<std::byte*>(array.Data()));
     return array;
   });
 }

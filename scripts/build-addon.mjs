@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const cmakeJs = createRequire(import.meta.url).resolve('cmake-js/bin/cmake-js');
-const result = spawnSync(process.execPath, [cmakeJs, 'compile', ...process.argv.slice(2)], {
+const result = spawnSync(process.execPath, [cmakeJs, 'compile'], {
   cwd: root,
   stdio: 'inherit',
   env: { CMAKE_BUILD_PARALLEL_LEVEL: String(availableParallelism()), ...process.env },

@@ -21,7 +21,9 @@ function loads() {
     require(path);
     return true;
   } catch (error) {
-    tried.push(`a prebuild in prebuilds/${process.platform}-${process.arch}: ${String(error.message ?? error).split('\n')[0]}`);
+    tried.push(
+      `a prebuild in prebuilds/${process.platform}-${process.arch}: ${String(error.message ?? error).split('\n')[0]}`,
+    );
     return false;
   }
 }
@@ -30,14 +32,21 @@ function compiles() {
   for (const tool of ['cmake', process.env.CXX ?? 'c++']) {
     const { status, error } = spawnSync(tool, ['--version'], { stdio: 'ignore' });
     if (status !== 0) {
-      tried.push(`compiling from source: ${tool} ${error?.code === 'ENOENT' ? 'is not installed' : 'does not run'}`);
+      tried.push(
+        `compiling from source: ${tool} ${error?.code === 'ENOENT' ? 'is not installed' : 'does not run'}`,
+      );
       return false;
     }
   }
-  const build = spawnSync(process.execPath, [join(root, 'scripts/build-addon.mjs')], { cwd: root, encoding: 'utf8' });
+  const build = spawnSync(process.execPath, [join(root, 'scripts/build-addon.mjs')], {
+    cwd: root,
+    encoding: 'utf8',
+  });
   if (build.status === 0) return true;
   const lines = `${build.stdout}\n${build.stderr}`.split('\n').filter((line) => /error|Error/.test(line));
-  tried.push(`compiling from source: it failed${lines.length ? `:\n    ${lines.slice(0, 8).join('\n    ')}` : ''}`);
+  tried.push(
+    `compiling from source: it failed${lines.length ? `:\n    ${lines.slice(0, 8).join('\n    ')}` : ''}`,
+  );
   return false;
 }
 

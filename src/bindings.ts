@@ -43,7 +43,13 @@ export interface NativeWeights {
     offset: number,
   ): void;
   set(name: string, shape: readonly number[], values: Float32Array): void;
-  setNormal(name: string, shape: readonly number[], seed: number, mean: number, standardDeviation: number): void;
+  setNormal(
+    name: string,
+    shape: readonly number[],
+    seed: number,
+    mean: number,
+    standardDeviation: number,
+  ): void;
   names(): string[];
   type(name: string): { dtype: WeightDType; shape: number[] };
   read(name: string, dtype: WeightDType, first: number, count: number): Uint8Array;
@@ -59,7 +65,10 @@ export interface NativeCancellation {
 
 export interface NativePlan {
   readonly arenaBytes: number;
-  run(tensors: Record<string, { tensor: NativeTensor; element: number }>, cancellation: NativeCancellation): Promise<void>;
+  run(
+    tensors: Record<string, { tensor: NativeTensor; element: number }>,
+    cancellation: NativeCancellation,
+  ): Promise<void>;
   dispose(): void;
 }
 
@@ -148,7 +157,9 @@ export function native(): NativeBinding {
     const platform = `${process.platform}-${process.arch}, Node ${process.versions.node} (module ABI ${process.versions.modules})`;
     throw new AddonError(
       `the native addon of omni-id could not be loaded on ${platform}. Tried: ` +
-        (forced ? `OMNI_ID_ADDON=${forced}` : `prebuilds/${process.platform}-${process.arch} and build/Release`) +
+        (forced
+          ? `OMNI_ID_ADDON=${forced}`
+          : `prebuilds/${process.platform}-${process.arch} and build/Release`) +
         `: ${cause instanceof Error ? cause.message : String(cause)}. ` +
         'To compile it, install CMake 3.18 or newer and a C++20 compiler, then run "npm rebuild omni-id".',
       { cause },

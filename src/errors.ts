@@ -83,13 +83,7 @@ export class FileError extends OmniIdError {
 
 /** The device asked for does not exist here, or has no memory left. */
 export class DeviceError extends OmniIdError {
-  constructor(
-    code: 'ERR_DEVICE_UNAVAILABLE' | 'ERR_OUT_OF_MEMORY',
-    message: string,
-    options?: ErrorOptions,
-  ) {
-    super(code, message, options);
-  }
+  declare readonly code: 'ERR_DEVICE_UNAVAILABLE' | 'ERR_OUT_OF_MEMORY';
 }
 
 /** An object was used after `dispose()`, or disposed of while the call was under way. */

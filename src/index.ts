@@ -3,7 +3,12 @@ export type { DecodeOptions, Photo, RawImage } from './data/photo.js';
 export type { DeviceOptions } from './graph/session.js';
 export type { ClipVisionConfig, ImageProcessorConfig, OmniIdEncoderConfig } from './io/config.js';
 export type { ClipVisionFeature } from './models/clip_vision.js';
-export { ClipVisionEncoder, type EmbedOptions, type ImageFeatures, type Tensor } from './models/clip_vision_encoder.js';
+export {
+  ClipVisionEncoder,
+  type EmbedOptions,
+  type ImageFeatures,
+  type Tensor,
+} from './models/clip_vision_encoder.js';
 export type { ComputeDType, LoadOptions, ModelInfo } from './models/model.js';
 export { OmniIdEncoder, type CreateOptions, type IdentityTokens } from './models/omni_id_encoder.js';
 export { presets, type PresetName } from './models/presets.js';

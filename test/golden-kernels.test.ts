@@ -32,7 +32,9 @@ test('kernels: attention f32', async () => {
     );
     await session.run(await session.plan(name, () => graph), places);
     const actual = places['out']?.tensor.read(0, out.data.length) as Float32Array;
-    console.log(`  ${name} [${q.shape.join(', ')}] on ${keys} keys: relative error ${relativeError(actual, out.data).toExponential(2)}`);
+    console.log(
+      `  ${name} [${q.shape.join(', ')}] on ${keys} keys: relative error ${relativeError(actual, out.data).toExponential(2)}`,
+    );
     assertClose(actual, out.data, 1e-4, name);
   }
   session.dispose();

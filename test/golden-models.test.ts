@@ -7,10 +7,17 @@ import { golden, tensorOf } from './support/golden.js';
 
 const dtypes = ['f32', 'bf16'] as const satisfies ComputeDType[];
 
-function check(what: string, dtype: ComputeDType, actual: Float32Array, expected: { shape: readonly number[]; data: Float32Array }): void {
+function check(
+  what: string,
+  dtype: ComputeDType,
+  actual: Float32Array,
+  expected: { shape: readonly number[]; data: Float32Array },
+): void {
   const width = expected.shape.at(-1) ?? 1;
   const cosine = worstCosine(actual, expected.data, width);
-  console.log(`  ${what} ${dtype}: relative error ${relativeError(actual, expected.data).toExponential(2)}, worst cosine ${cosine.toFixed(7)}`);
+  console.log(
+    `  ${what} ${dtype}: relative error ${relativeError(actual, expected.data).toExponential(2)}, worst cosine ${cosine.toFixed(7)}`,
+  );
   if (dtype === 'f32') assertClose(actual, expected.data, 1e-4, what);
   else if (!(cosine >= 0.999)) throw new Error(`${what}: cosine ${cosine}, at least 0.999`);
 }
@@ -27,7 +34,11 @@ for (const name of ['clip_vision_gelu', 'clip_vision_quick_gelu']) {
       await using model = await ClipVisionEncoder.load(folder, { dtype });
       const pixels = tensorOf(io, 'pixel_values');
       const photos = slices(pixels.data, pixels.shape[0] ?? 0);
-      const outputs = { last_hidden_state: 'last_hidden_state', penultimate: 'penultimate_hidden_state', pooled: 'pooler_output' } as const;
+      const outputs = {
+        last_hidden_state: 'last_hidden_state',
+        penultimate: 'penultimate_hidden_state',
+        pooled: 'pooler_output',
+      } as const;
       for (const [feature, output] of Object.entries(outputs)) {
         const { data } = await model.embedImages(photos, { feature: feature as keyof typeof outputs });
         check(`${name} ${output}`, dtype, data, tensorOf(io, output));

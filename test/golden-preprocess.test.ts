@@ -19,11 +19,20 @@ test('clip_preprocess equals Pillow to the bit', async () => {
     const { mean, std, rescaleFactor: rescale } = defaultImageProcessor(crop);
     const image = await decodePhoto(join(folder, name), { photo: 0 });
     const tensor = new (native().Tensor)(device, { dtype: 'f32', shape: expected.shape });
-    await native().preprocess(device, image, { resize: crop, crop, rescale, mean, std }, tensor, 0, new (native().Cancellation)());
+    await native().preprocess(
+      device,
+      image,
+      { resize: crop, crop, rescale, mean, std },
+      tensor,
+      0,
+      new (native().Cancellation)(),
+    );
     const actual = tensor.read(0, expected.data.length) as Float32Array;
     let different = 0;
     for (const [i, value] of expected.data.entries()) if (!Object.is(actual[i], value)) different++;
-    console.log(`  ${name} ${image.width} × ${image.height}: ${different} of ${expected.data.length} values differ`);
+    console.log(
+      `  ${name} ${image.width} × ${image.height}: ${different} of ${expected.data.length} values differ`,
+    );
     if (different > 0) throw new Error(`${name}: ${different} values differ from Pillow's`);
   }
 });

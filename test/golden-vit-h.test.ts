@@ -17,11 +17,18 @@ for (const [weight, shape] of Object.entries(json['parameters'] as Record<string
   weights.set(weight, shape, proceduralWeight(weight, shape));
 }
 const pixels = procedural(json['input'] as string, 3 * config.imageSize ** 2, 0, 1.7);
-const outputs = { last_hidden_state: 'last_hidden_state', penultimate: 'penultimate_hidden_state', pooled: 'pooler_output' } as const;
+const outputs = {
+  last_hidden_state: 'last_hidden_state',
+  penultimate: 'penultimate_hidden_state',
+  pooled: 'pooler_output',
+} as const;
 
 test('the procedural weights are those of the case', () => {
   const probe = tensorOf(io, 'probe.class_embedding[:8]').data;
-  const made = proceduralWeight('vision_model.embeddings.class_embedding', [config.hiddenSize]).subarray(0, 8);
+  const made = proceduralWeight('vision_model.embeddings.class_embedding', [config.hiddenSize]).subarray(
+    0,
+    8,
+  );
   assertClose(made, probe, 0, 'class_embedding');
 });
 

@@ -1,5 +1,14 @@
 // The packed cache: same tokens as without it, bound to what it was made from, silently renewed when stale.
-import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs';
+import {
+  cpSync,
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'uvu';
@@ -11,12 +20,17 @@ import { golden, tensorOf } from './support/golden.js';
 const { folder: source, io } = await golden('omni_encoder');
 const images = tensorOf(io, 'images_1');
 const size = images.data.length / (images.shape[0] ?? 1);
-const identities = Array.from({ length: images.shape[0] ?? 0 }, (_, i) => [images.data.slice(i * size, (i + 1) * size)]);
+const identities = Array.from({ length: images.shape[0] ?? 0 }, (_, i) => [
+  images.data.slice(i * size, (i + 1) * size),
+]);
 const folder = mkdtempSync(join(tmpdir(), 'omni-id-cache-'));
 for (const file of ['config.json', 'model.safetensors']) cpSync(join(source, file), join(folder, file));
 const cache = packedCachePath(folder, 'bf16');
 
-async function tokens(packedCache: 'use' | 'write' | 'ignore', dtype: 'f32' | 'bf16' = 'bf16'): Promise<Float32Array> {
+async function tokens(
+  packedCache: 'use' | 'write' | 'ignore',
+  dtype: 'f32' | 'bf16' = 'bf16',
+): Promise<Float32Array> {
   await using model = await OmniIdEncoder.load(folder, { packedCache, dtype });
   return (await model.embed(identities)).data;
 }
@@ -50,7 +64,8 @@ test('other weights make it stale, and it is renewed', async () => {
   const path = join(folder, 'model.safetensors');
   const original = readFileSync(path);
   const changed = Buffer.from(original);
-  for (let at = changed.length - 4; at > changed.length - 40_000; at -= 4) changed.writeFloatLE(changed.readFloatLE(at) * 1.5, at);
+  for (let at = changed.length - 4; at > changed.length - 40_000; at -= 4)
+    changed.writeFloatLE(changed.readFloatLE(at) * 1.5, at);
   writeFileSync(path, changed);
   const other = await tokens('ignore');
   assert.not.equal(other, expected);
@@ -62,7 +77,12 @@ test('other weights make it stale, and it is renewed', async () => {
 
 test('a damaged cache is stale', async () => {
   const good = readFileSync(cache);
-  for (const damage of [good.subarray(0, 100), good.subarray(0, good.length - 64), Buffer.alloc(0), Buffer.from('no cache at all')]) {
+  for (const damage of [
+    good.subarray(0, 100),
+    good.subarray(0, good.length - 64),
+    Buffer.alloc(0),
+    Buffer.from('no cache at all'),
+  ]) {
     writeFileSync(cache, damage);
     assert.equal(await tokens('use'), expected);
     assert.is(statSync(cache).size, good.length, 'it was renewed');

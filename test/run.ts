@@ -39,19 +39,34 @@ function counts(output: string): { passed: number; failed: number } | undefined 
   return { passed: Number(good[1]), failed: Number(total[1]) - Number(good[1]) - Number(skipped?.[1] ?? 0) };
 }
 
-function run({ name, command: [program, ...rest], env, verbose, timeoutMs = 300_000, plain }: Program): Promise<void> {
+function run({
+  name,
+  command: [program, ...rest],
+  env,
+  verbose,
+  timeoutMs = 300_000,
+  plain,
+}: Program): Promise<void> {
   return new Promise((resolve) => {
     const started = performance.now();
-    const child = spawn(program, rest, { cwd: root, env: { ...process.env, NO_COLOR: '1', ...env }, timeout: timeoutMs, killSignal: 'SIGKILL' });
+    const child = spawn(program, rest, {
+      cwd: root,
+      env: { ...process.env, NO_COLOR: '1', ...env },
+      timeout: timeoutMs,
+      killSignal: 'SIGKILL',
+    });
     let output = '';
-    for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk: Buffer) => (output += chunk.toString()));
+    for (const stream of [child.stdout, child.stderr])
+      stream.on('data', (chunk: Buffer) => (output += chunk.toString()));
     const end = (code: number | null, why: string): void => {
       const found = plain ? { passed: code === 0 ? 1 : 0, failed: code === 0 ? 0 : 1 } : counts(output);
-      const good = found !== undefined && found.failed === 0 && found.passed > 0 && code === 0;
+      const good = code === 0 && found?.failed === 0 && found.passed > 0;
       passed += found?.passed ?? 0;
       failed += good ? 0 : Math.max(1, found?.failed ?? 0);
       const seconds = ((performance.now() - started) / 1000).toFixed(1);
-      console.log(`${good ? 'ok    ' : 'FAILED'} ${name} (${found ? `${found.passed} passed, ${found.failed} failed` : why}, ${seconds} s)`);
+      console.log(
+        `${good ? 'ok    ' : 'FAILED'} ${name} (${found ? `${found.passed} passed, ${found.failed} failed` : why}, ${seconds} s)`,
+      );
       if (!good || verbose) console.log(output.trimEnd());
       resolve();
     };
@@ -67,17 +82,31 @@ function run({ name, command: [program, ...rest], env, verbose, timeoutMs = 300_
 /** Test files that are repeated on every instruction set of this machine. */
 const perInstructionSet = ['golden-kernels', 'golden-models', 'golden-preprocess', 'properties'];
 /** Test files that also run with the addon built with AddressSanitizer and UndefinedBehaviorSanitizer. */
-const sanitized = ['golden-kernels', 'golden-models', 'golden-preprocess', 'properties', 'fuzz', 'inputs', 'lifecycle'];
+const sanitized = [
+  'golden-kernels',
+  'golden-models',
+  'golden-preprocess',
+  'properties',
+  'fuzz',
+  'inputs',
+  'lifecycle',
+];
 const slow: Record<string, number> = { 'golden-vit-h': 900_000, fuzz: 600_000, install: 900_000 };
 
 function* programs(): Generator<Program> {
-  const npx = (tool: string, ...options: string[]): [string, ...string[]] => [join(root, 'node_modules/.bin', tool), ...options];
-  if (existsSync(join(root, 'eslint.config.js'))) {
-    yield { name: 'format: prettier', command: npx('prettier', '--check', '.'), plain: true };
-    yield { name: 'format: clang-format', command: ['node', 'scripts/clang-format.mjs', '--check'], plain: true };
-    yield { name: 'lint: eslint', command: npx('eslint', '.'), plain: true };
-  }
+  const npx = (tool: string, ...options: string[]): [string, ...string[]] => [
+    join(root, 'node_modules/.bin', tool),
+    ...options,
+  ];
+  yield { name: 'format: prettier', command: npx('prettier', '--check', '.'), plain: true };
+  yield {
+    name: 'format: clang-format',
+    command: ['node', 'scripts/clang-format.mjs', '--check'],
+    plain: true,
+  };
+  yield { name: 'lint: eslint', command: npx('eslint', '.'), plain: true };
   yield { name: 'types: tsc', command: npx('tsc', '-p', '.'), plain: true };
+  yield { name: 'kernels share no symbols', command: ['node', 'scripts/check-isa-symbols.mjs'], plain: true };
   for (const program of readdirSync(join(root, 'build/native')).filter((file) => file.endsWith('_test'))) {
     yield { name: `native: ${program}`, command: [join(root, 'build/native', program)] };
   }
@@ -97,8 +126,19 @@ function* programs(): Generator<Program> {
   const addon = join(root, 'build/sanitize/omni_id.node');
   if (existsSync(addon)) {
     for (const file of files.filter((name) => sanitized.includes(name))) {
-      const options = { OMNI_ID_ADDON: addon, OMNI_ID_SANITIZED: '1', ASAN_OPTIONS: 'detect_leaks=0', UBSAN_OPTIONS: 'print_stacktrace=1' };
-      const command: [string, ...string[]] = ['node', 'scripts/with-sanitizers.mjs', '--import', 'tsx', `test/${file}.test.ts`];
+      const options = {
+        OMNI_ID_ADDON: addon,
+        OMNI_ID_SANITIZED: '1',
+        ASAN_OPTIONS: 'detect_leaks=0',
+        UBSAN_OPTIONS: 'print_stacktrace=1',
+      };
+      const command: [string, ...string[]] = [
+        'node',
+        'scripts/with-sanitizers.mjs',
+        '--import',
+        'tsx',
+        `test/${file}.test.ts`,
+      ];
       yield { name: `sanitized ${file}`, command, env: options, timeoutMs: 900_000 };
     }
   }

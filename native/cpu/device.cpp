@@ -57,9 +57,7 @@ void CpuDevice::write(Buffer& buffer, size_t offset, const void* from, size_t by
   std::memcpy(buffer.data() + offset, from, bytes);
 }
 
-void CpuDevice::read(Buffer& buffer, size_t offset, void* to, size_t bytes) {
-  std::memcpy(to, buffer.data() + offset, bytes);
-}
+void CpuDevice::read(Buffer& buffer, size_t offset, void* to, size_t bytes) { std::memcpy(to, buffer.data() + offset, bytes); }
 
 std::byte* CpuDevice::arena(size_t bytes) {
   if (!arena_ || arena_->bytes() < bytes) {
@@ -106,7 +104,8 @@ std::vector<Part> parts_of(const WeightStore& weights, const std::vector<std::st
     Shape shape = tensor.type.shape, expected = type.shape;
     if (!shape.empty() && !expected.empty()) shape[0] = expected[0] = 0;
     if (shape != expected) {
-      throw EngineError(kWeights, "weight " + name + " is " + to_string(tensor.type) + ", which does not fit " + to_string(type));
+      throw EngineError(kWeights,
+                        "weight " + name + " is " + to_string(tensor.type) + ", which does not fit " + to_string(type));
     }
     parts.push_back({tensor, rows, tensor.type.shape.empty() ? 1 : tensor.type.shape[0]});
     rows += parts.back().rows;

@@ -80,8 +80,8 @@ const cpu::KernelTable& kernels_for(const std::string& requested) {
     if (name == isa.name) {
       if (isa.supported()) return isa.kernels();
       throw EngineError(kDeviceUnavailable, "OMNI_ID_ISA=" + name + ": " + processor_name() +
-                                                " does not have this instruction set; it has " +
-                                                available_isas().front() + " at best");
+                                                " does not have this instruction set; it has " + available_isas().front() +
+                                                " at best");
     }
     known += std::string(known.empty() ? "" : ", ") + isa.name;
   }

@@ -43,8 +43,8 @@ struct Graph {
   std::vector<GraphOutput> outputs;
 };
 
-// Throws ERR_INVALID_ARGUMENT unless every index is in range, every value is defined before it is used and by one node only, views
-// lie inside their source, and every node's inputs and outputs have the types that its operator's shape rule says.
+// Throws ERR_INVALID_ARGUMENT unless every index is in range, every value is defined before it is used and by one node only,
+// views lie inside their source, and every node's inputs and outputs have the types that its operator's shape rule says.
 void check(const Graph& graph);
 
 }  // namespace omni_id

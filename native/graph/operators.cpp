@@ -6,8 +6,7 @@ namespace omni_id {
 
 const std::vector<const OperatorRow*>& operator_table() {
   static const std::vector<const OperatorRow*> table = {
-      &operators::linear,      &operators::layer_norm, &operators::attention, &operators::patch_embedding,
-      &operators::concat_rows,
+      &operators::linear, &operators::layer_norm, &operators::attention, &operators::patch_embedding, &operators::concat_rows,
   };
   return table;
 }
@@ -34,9 +33,9 @@ Arguments checked_arguments(const OperatorRow& row, std::vector<const TensorType
     require(inputs[i] || rule.optional, row.name, std::string("input ") + rule.name + " is missing");
     if (!inputs[i]) continue;
     elements_of(inputs[i]->shape);
-    require((inputs[i]->dtype == DType::i32) == (rule.role == InputRole::index) && inputs[i]->dtype != DType::f16,
-            row.name, std::string("input ") + rule.name + " is " + to_string(*inputs[i]) + ", expected " +
-                          (rule.role == InputRole::index ? "i32" : "f32 or bf16"));
+    require((inputs[i]->dtype == DType::i32) == (rule.role == InputRole::index) && inputs[i]->dtype != DType::f16, row.name,
+            std::string("input ") + rule.name + " is " + to_string(*inputs[i]) + ", expected " +
+                (rule.role == InputRole::index ? "i32" : "f32 or bf16"));
   }
   Arguments arguments{std::move(inputs), {}};
   for (const AttributeRule& rule : row.attributes) arguments.attributes[rule.name] = rule.fallback;

@@ -24,8 +24,8 @@ double bicubic(double x) {
   return 0.0;
 }
 
-// Every rounding is Pillow's (precompute_coeffs, normalize_coeffs_8bpc): centres and weights in double, ends truncated towards zero
-// after adding one half, weights normalised and rounded half away from zero to 22 fractional bits.
+// Every rounding is Pillow's (precompute_coeffs, normalize_coeffs_8bpc): centres and weights in double, ends truncated towards
+// zero after adding one half, weights normalised and rounded half away from zero to 22 fractional bits.
 Weights weights_for(int64_t inputs, int64_t outputs, int64_t begin, int64_t count) {
   const double scale = static_cast<double>(inputs) / static_cast<double>(outputs);
   const double filter_scale = std::max(scale, 1.0);
@@ -65,7 +65,8 @@ int64_t floor_half(int64_t x) { return x >= 0 ? x / 2 : -((1 - x) / 2); }
 
 Window window_of(int64_t size, int64_t crop) {
   const int64_t begin = floor_half(size - crop);
-  return {size, std::max<int64_t>(0, begin), std::min(size, begin + crop) - std::max<int64_t>(0, begin), std::max<int64_t>(0, -begin)};
+  return {size, std::max<int64_t>(0, begin), std::min(size, begin + crop) - std::max<int64_t>(0, begin),
+          std::max<int64_t>(0, -begin)};
 }
 
 constexpr int64_t kRowsPerTask = 16;
@@ -104,8 +105,16 @@ void clip_preprocess(CpuDevice& device, const RgbImage& image, const ClipPreproc
   if (new_width != width) {
     const Weights horizontal = weights_for(width, new_width, across.begin, across.count);
     narrow.resize(static_cast<size_t>(rows * across.count * 3));
-    const cpu::Resample pass{image.pixels + first_row * width * 3, stride, width, across.count, horizontal.first.data(),
-                             horizontal.taps.data(), horizontal.weights.data(), horizontal.most_taps, narrow.data(), across.count * 3};
+    const cpu::Resample pass{image.pixels + first_row * width * 3,
+                             stride,
+                             width,
+                             across.count,
+                             horizontal.first.data(),
+                             horizontal.taps.data(),
+                             horizontal.weights.data(),
+                             horizontal.most_taps,
+                             narrow.data(),
+                             across.count * 3};
     device.reserve_scratch(kernels.resample_scratch_bytes(&pass));
     device.pool().parallel_for((rows + kRowsPerTask - 1) / kRowsPerTask, [&](int64_t task, int worker) {
       kernels.resample_rows(&pass, task * kRowsPerTask, std::min(rows, (task + 1) * kRowsPerTask), device.scratch(worker));
@@ -115,8 +124,16 @@ void clip_preprocess(CpuDevice& device, const RgbImage& image, const ClipPreproc
   }
   if (new_height != height) {
     small.resize(static_cast<size_t>(down.count * across.count * 3));
-    const cpu::Resample pass{pixels, stride, across.count, down.count, vertical.first.data(),
-                             vertical.taps.data(), vertical.weights.data(), vertical.most_taps, small.data(), across.count * 3};
+    const cpu::Resample pass{pixels,
+                             stride,
+                             across.count,
+                             down.count,
+                             vertical.first.data(),
+                             vertical.taps.data(),
+                             vertical.weights.data(),
+                             vertical.most_taps,
+                             small.data(),
+                             across.count * 3};
     device.pool().parallel_for((down.count + kRowsPerTask - 1) / kRowsPerTask, [&](int64_t task, int) {
       kernels.resample_columns(&pass, task * kRowsPerTask, std::min(down.count, (task + 1) * kRowsPerTask));
     });

@@ -28,9 +28,9 @@ std::vector<TensorType> shapes(const Arguments& a) {
   require(sequences > 0, kName, "sequences must be positive");
   require(a.has(3) == a.has(4), kName, "query_offsets and key_offsets go together");
   if (a.has(3)) {
-    require(a[3].shape == Shape{sequences + 1} && a[4].shape == Shape{sequences + 1}, kName,
-            "offsets are " + to_string(a[3]) + " and " + to_string(a[4]) + ", expected i32[" +
-                std::to_string(sequences + 1) + "]");
+    require(
+        a[3].shape == Shape{sequences + 1} && a[4].shape == Shape{sequences + 1}, kName,
+        "offsets are " + to_string(a[3]) + " and " + to_string(a[4]) + ", expected i32[" + std::to_string(sequences + 1) + "]");
   } else {
     require(q.shape[0] % sequences == 0 && k.shape[0] % sequences == 0, kName,
             std::to_string(sequences) + " sequences do not divide q " + to_string(q) + " and k " + to_string(k));
@@ -77,31 +77,34 @@ Attributes of(int64_t heads, int64_t sequences) { return {{"heads", heads}, {"se
 
 const OperatorRow attention = {
     .name = kName,
-    .inputs = {{"q", InputRole::plain}, {"k", InputRole::plain}, {"v", InputRole::plain},
-               {"query_offsets", InputRole::index, true}, {"key_offsets", InputRole::index, true}},
+    .inputs = {{"q", InputRole::plain},
+               {"k", InputRole::plain},
+               {"v", InputRole::plain},
+               {"query_offsets", InputRole::index, true},
+               {"key_offsets", InputRole::index, true}},
     .attributes = {{"heads", int64_t{1}}, {"sequences", int64_t{1}}, {"scale", 0.0}},
     .shapes = shapes,
     .cpu = cpu::make_attention,
     .reference = reference,
     // Exact for one sequence or equal lengths; an upper bound for ragged ones, whose lengths are not known before a run.
-    .flops = [](const Arguments& a) {
-      return 4.0 * static_cast<double>(a[0].elements()) * static_cast<double>(a[1].shape[0]) /
-             static_cast<double>(a.integer("sequences"));
-    },
+    .flops =
+        [](const Arguments& a) {
+          return 4.0 * static_cast<double>(a[0].elements()) * static_cast<double>(a[1].shape[0]) /
+                 static_cast<double>(a.integer("sequences"));
+        },
     .sum_length = [](const Arguments& a) { return a[0].columns() / a.integer("heads") + a[1].shape[0]; },
-    .cases = {
-        {{{1, 8}, {1, 8}, {1, 8}, {}, {}}, of(1, 1), {}},
-        {{{10, 48}, {14, 48}, {14, 48}, {}, {}}, of(3, 2), {}},
-        {{{33, 80}, {65, 80}, {65, 80}, {}, {}}, of(2, 1), {}},
-        {{{21, 15}, {9, 15}, {9, 15}, {}, {}}, of(3, 3), {}},
-        {{{257, 160}, {257, 160}, {257, 160}, {}, {}}, of(2, 1), {}},
-        {{{30, 128}, {1300, 128}, {1300, 128}, {}, {}}, of(1, 1), {}},
-        {{{9, 32}, {40, 32}, {40, 32}, {4}, {4}},
-         of(2, 3),
-         {{3, {0, 4, 5, 9}}, {4, {0, 1, 34, 40}}}},
-        // The second sequence has no keys, the third no queries.
-        {{{6, 24}, {11, 24}, {11, 24}, {4}, {4}}, of(1, 3), {{3, {0, 4, 6, 6}}, {4, {0, 7, 7, 11}}}},
-    },
+    .cases =
+        {
+            {{{1, 8}, {1, 8}, {1, 8}, {}, {}}, of(1, 1), {}},
+            {{{10, 48}, {14, 48}, {14, 48}, {}, {}}, of(3, 2), {}},
+            {{{33, 80}, {65, 80}, {65, 80}, {}, {}}, of(2, 1), {}},
+            {{{21, 15}, {9, 15}, {9, 15}, {}, {}}, of(3, 3), {}},
+            {{{257, 160}, {257, 160}, {257, 160}, {}, {}}, of(2, 1), {}},
+            {{{30, 128}, {1300, 128}, {1300, 128}, {}, {}}, of(1, 1), {}},
+            {{{9, 32}, {40, 32}, {40, 32}, {4}, {4}}, of(2, 3), {{3, {0, 4, 5, 9}}, {4, {0, 1, 34, 40}}}},
+            // The second sequence has no keys, the third no queries.
+            {{{6, 24}, {11, 24}, {11, 24}, {4}, {4}}, of(1, 3), {{3, {0, 4, 6, 6}}, {4, {0, 7, 7, 11}}}},
+        },
 };
 
 }  // namespace omni_id::operators

@@ -14,9 +14,9 @@ constexpr const char* kName = "concat_rows";
 std::vector<TensorType> shapes(const Arguments& a) {
   const TensorType &x = a[0], &starts = a[1], &offsets = a[2];
   require(x.shape.size() == 2, kName, "x is " + to_string(x) + ", expected two dimensions");
-  require(starts.shape.size() == 1 && starts.shape[0] > 0 && offsets.shape == Shape{starts.shape[0] + 1}, kName,
-          "starts are " + to_string(starts) + " and offsets " + to_string(offsets) +
-              ", expected i32[pieces] and i32[pieces + 1]");
+  require(
+      starts.shape.size() == 1 && starts.shape[0] > 0 && offsets.shape == Shape{starts.shape[0] + 1}, kName,
+      "starts are " + to_string(starts) + " and offsets " + to_string(offsets) + ", expected i32[pieces] and i32[pieces + 1]");
   require(a.integer("rows") >= 0, kName, "rows must not be negative");
   return {{x.dtype, {a.integer("rows"), x.columns()}}};
 }
@@ -44,10 +44,11 @@ const OperatorRow concat_rows = {
     .reference = reference,
     .flops = [](const Arguments&) { return 0.0; },
     .sum_length = [](const Arguments&) { return int64_t{1}; },
-    .cases = {
-        {{{4, 3}, {3}, {4}}, {{"rows", int64_t{12}}}, {{1, {0, 0, 0}}, {2, {0, 4, 8, 12}}}},
-        {{{9, 17}, {4}, {5}}, {{"rows", int64_t{8}}}, {{1, {5, 0, 9, 2}}, {2, {0, 4, 6, 6, 8}}}},
-    },
+    .cases =
+        {
+            {{{4, 3}, {3}, {4}}, {{"rows", int64_t{12}}}, {{1, {0, 0, 0}}, {2, {0, 4, 8, 12}}}},
+            {{{9, 17}, {4}, {5}}, {{"rows", int64_t{8}}}, {{1, {5, 0, 9, 2}}, {2, {0, 4, 6, 6, 8}}}},
+        },
 };
 
 }  // namespace omni_id::operators

@@ -50,13 +50,14 @@ const OperatorRow layer_norm = {
     .reference = reference,
     .flops = [](const Arguments& a) { return 8.0 * static_cast<double>(a[0].elements()); },
     .sum_length = [](const Arguments& a) { return a[0].columns(); },
-    .cases = {
-        {{{1, 1}, {1}, {1}}, {}, {}},
-        {{{3, 7}, {7}, {7}}, {}, {}},
-        {{{17, 48}, {48}, {48}}, {{"epsilon", 1e-6}}, {}},
-        {{{5, 1281}, {1281}, {1281}}, {}, {}},
-        {{{0, 8}, {8}, {8}}, {}, {}},
-    },
+    .cases =
+        {
+            {{{1, 1}, {1}, {1}}, {}, {}},
+            {{{3, 7}, {7}, {7}}, {}, {}},
+            {{{17, 48}, {48}, {48}}, {{"epsilon", 1e-6}}, {}},
+            {{{5, 1281}, {1281}, {1281}}, {}, {}},
+            {{{0, 8}, {8}, {8}}, {}, {}},
+        },
 };
 
 }  // namespace omni_id::operators

@@ -59,7 +59,9 @@ Attributes with_activation(const char* activation) { return {{"activation", std:
 
 const OperatorRow linear = {
     .name = kName,
-    .inputs = {{"x", InputRole::plain}, {"weight", InputRole::matrix}, {"bias", InputRole::plain, true},
+    .inputs = {{"x", InputRole::plain},
+               {"weight", InputRole::matrix},
+               {"bias", InputRole::plain, true},
                {"residual", InputRole::plain, true}},
     .attributes = {{"activation", std::string("none")}, {"output", std::string("f32")}},
     .shapes = shapes,
@@ -68,16 +70,17 @@ const OperatorRow linear = {
     .reference = reference,
     .flops = [](const Arguments& a) { return 2.0 * static_cast<double>(a[0].shape[0]) * static_cast<double>(a[1].elements()); },
     .sum_length = [](const Arguments& a) { return a[0].columns(); },
-    .cases = {
-        {{{1, 1}, {1, 1}, {}, {}}, {}, {}},
-        {{{3, 7}, {5, 7}, {5}, {}}, {}, {}},
-        {{{13, 33}, {31, 33}, {31}, {13, 31}}, with_activation("gelu"), {}},
-        {{{257, 588}, {48, 588}, {48}, {}}, {}, {}},
-        {{{25, 257}, {65, 257}, {}, {25, 65}}, {}, {}},
-        {{{65, 384}, {1152, 384}, {1152}, {}}, with_activation("quick_gelu"), {}},
-        {{{50, 1536}, {384, 1536}, {384}, {50, 384}}, {}, {}},
-        {{{0, 16}, {16, 16}, {16}, {}}, {}, {}},
-    },
+    .cases =
+        {
+            {{{1, 1}, {1, 1}, {}, {}}, {}, {}},
+            {{{3, 7}, {5, 7}, {5}, {}}, {}, {}},
+            {{{13, 33}, {31, 33}, {31}, {13, 31}}, with_activation("gelu"), {}},
+            {{{257, 588}, {48, 588}, {48}, {}}, {}, {}},
+            {{{25, 257}, {65, 257}, {}, {25, 65}}, {}, {}},
+            {{{65, 384}, {1152, 384}, {1152}, {}}, with_activation("quick_gelu"), {}},
+            {{{50, 1536}, {384, 1536}, {384}, {50, 384}}, {}, {}},
+            {{{0, 16}, {16, 16}, {16}, {}}, {}, {}},
+        },
 };
 
 }  // namespace omni_id::operators

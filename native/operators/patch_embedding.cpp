@@ -1,8 +1,9 @@
 // patch_embedding: CLIP's first layer. Every image becomes 1 + patches rows:
 //   row 0 = class_embedding + position_embedding[0]
 //   row 1 + p = W · patch p + position_embedding[1 + p]
-// pixels f32[images, 3, height, width]; W [width of the model, 3, patch, patch] without bias; patches in row-major order, values of
-// a patch in channel, row, column order. Pixels beyond the last whole patch are not used, as in a convolution with stride.
+// pixels f32[images, 3, height, width]; W [width of the model, 3, patch, patch] without bias; patches in row-major order,
+// values of a patch in channel, row, column order. Pixels beyond the last whole patch are not used, as in a convolution with
+// stride.
 #include "cpu/operators/operators.h"
 #include "graph/operators.h"
 
@@ -41,8 +42,8 @@ void reference(const Arguments& a, const std::vector<ReferenceTensor>& in, std::
         for (int64_t i = 0; token > 0 && i < channels * patch * patch; ++i) {
           const int64_t c = i / (patch * patch), y = i / patch % patch + (token - 1) / columns * patch;
           const int64_t x = i % patch + (token - 1) % columns * patch;
-          sum += in[0].values[((image * channels + c) * height + y) * width + x] *
-                 in[1].values[j * channels * patch * patch + i];
+          sum +=
+              in[0].values[((image * channels + c) * height + y) * width + x] * in[1].values[j * channels * patch * patch + i];
         }
         out[0].values[(image * (1 + patches) + token) * n + j] = sum;
       }
@@ -54,24 +55,28 @@ void reference(const Arguments& a, const std::vector<ReferenceTensor>& in, std::
 
 const OperatorRow patch_embedding = {
     .name = kName,
-    .inputs = {{"pixels", InputRole::plain}, {"weight", InputRole::matrix}, {"class_embedding", InputRole::plain},
+    .inputs = {{"pixels", InputRole::plain},
+               {"weight", InputRole::matrix},
+               {"class_embedding", InputRole::plain},
                {"position_embedding", InputRole::plain}},
     .attributes = {},
     .shapes = shapes,
     .cpu = cpu::make_patch_embedding,
     .reference = reference,
-    .flops = [](const Arguments& a) {
-      const int64_t patch = a[1].shape[2];
-      const int64_t patches = (a[0].shape[2] / patch) * (a[0].shape[3] / patch);
-      return 2.0 * static_cast<double>(a[0].shape[0] * patches) * static_cast<double>(a[1].elements());
-    },
+    .flops =
+        [](const Arguments& a) {
+          const int64_t patch = a[1].shape[2];
+          const int64_t patches = (a[0].shape[2] / patch) * (a[0].shape[3] / patch);
+          return 2.0 * static_cast<double>(a[0].shape[0] * patches) * static_cast<double>(a[1].elements());
+        },
     .sum_length = [](const Arguments& a) { return a[1].elements() / a[1].shape[0]; },
-    .cases = {
-        {{{1, 3, 4, 4}, {8, 3, 4, 4}, {8}, {2, 8}}, {}, {}},
-        {{{3, 3, 28, 28}, {48, 3, 7, 7}, {48}, {17, 48}}, {}, {}},
-        {{{2, 3, 30, 45}, {33, 3, 14, 14}, {33}, {7, 33}}, {}, {}},
-        {{{0, 3, 8, 8}, {16, 3, 4, 4}, {16}, {5, 16}}, {}, {}},
-    },
+    .cases =
+        {
+            {{{1, 3, 4, 4}, {8, 3, 4, 4}, {8}, {2, 8}}, {}, {}},
+            {{{3, 3, 28, 28}, {48, 3, 7, 7}, {48}, {17, 48}}, {}, {}},
+            {{{2, 3, 30, 45}, {33, 3, 14, 14}, {33}, {7, 33}}, {}, {}},
+            {{{0, 3, 8, 8}, {16, 3, 4, 4}, {16}, {5, 16}}, {}, {}},
+        },
 };
 
 }  // namespace omni_id::operators

@@ -30,14 +30,14 @@ struct DeviceMemory {
   size_t peak_bytes = 0;
 };
 
-// What a backend offers. Operators are bound to it through their row in the operator table; everything else that a plan needs of
-// a device is here. All but `queue` is called from the device's queue thread, except where said.
+// What a backend offers. Operators are bound to it through their row in the operator table; everything else that a plan needs
+// of a device is here. All but `queue` is called from the device's queue thread, except where said.
 class Device {
  public:
   virtual ~Device() = default;
 
-  virtual const char* kind() const = 0;               // "cpu"
-  virtual std::string instruction_set() const = 0;    // "avx512bf16"
+  virtual const char* kind() const = 0;             // "cpu"
+  virtual std::string instruction_set() const = 0;  // "avx512bf16"
   virtual int threads() const = 0;
 
   // From any thread. Throws ERR_OUT_OF_MEMORY.
@@ -49,8 +49,8 @@ class Device {
   // The memory that all plans of the device place their intermediate values in: runs do not overlap. Grows to the largest plan.
   virtual std::byte* arena(size_t bytes) = 0;
 
-  // The concatenation of `names` along the first dimension in the form that `role` asks for, in `type.dtype` for matrices and in
-  // f32 otherwise. Made once per store. Throws ERR_WEIGHTS when it has not the shape `type` says.
+  // The concatenation of `names` along the first dimension in the form that `role` asks for, in `type.dtype` for matrices and
+  // in f32 otherwise. Made once per store. Throws ERR_WEIGHTS when it has not the shape `type` says.
   virtual PackedWeight prepare(WeightStore& weights, const std::vector<std::string>& names, const TensorType& type,
                                InputRole role) = 0;
   virtual std::unique_ptr<Kernel> bind(const OperatorRow& row, const Arguments& arguments) = 0;

@@ -91,9 +91,8 @@ void Plan::plan_memory() {
                               graph_.values[given].kind == Value::Kind::result &&
                               graph_.values[given].type == graph_.values[output].type &&
                               std::count(node.inputs.begin(), node.inputs.end(), given) == 1 &&
-                              std::none_of(node.inputs.begin(), node.inputs.end(), [&](int other) {
-                                return other >= 0 && other != given && root_of(other) == given;
-                              });
+                              std::none_of(node.inputs.begin(), node.inputs.end(),
+                                           [&](int other) { return other >= 0 && other != given && root_of(other) == given; });
       if (takes_over) {
         block_of[output] = block_of[given];
         blocks[block_of[output]].last = last;

@@ -17,12 +17,12 @@ struct Binding {
   size_t offset = 0;
 };
 
-// A graph bound to a device: operators to kernels, values to places in the device's arena. Immutable after compilation; runs happen
-// on the device's queue thread, one at a time.
+// A graph bound to a device: operators to kernels, values to places in the device's arena. Immutable after compilation; runs
+// happen on the device's queue thread, one at a time.
 class Plan {
  public:
-  // Runs on the device's queue thread: it packs the weights that no plan has packed yet. `cancelled` is looked at between weights.
-  // Throws ERR_INVALID_ARGUMENT, ERR_WEIGHTS, ERR_OUT_OF_MEMORY or ERR_ABORTED.
+  // Runs on the device's queue thread: it packs the weights that no plan has packed yet. `cancelled` is looked at between
+  // weights. Throws ERR_INVALID_ARGUMENT, ERR_WEIGHTS, ERR_OUT_OF_MEMORY or ERR_ABORTED.
   static std::shared_ptr<Plan> compile(Graph graph, std::shared_ptr<Device> device, std::shared_ptr<WeightStore> weights,
                                        const std::atomic<bool>& cancelled);
 
@@ -44,8 +44,8 @@ class Plan {
   // Where a value lives. Views follow their source.
   struct Place {
     enum class Kind { arena, bound, weight } kind = Kind::arena;
-    size_t offset = 0;            // arena
-    std::string binding;          // bound
+    size_t offset = 0;    // arena
+    std::string binding;  // bound
     const std::byte* weight = nullptr;
   };
 

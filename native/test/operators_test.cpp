@@ -1,7 +1,7 @@
-// Every row of the operator table, on every instruction set of this machine, in f32 and bf16, against the row's reference in double
-// precision. A row without cases fails. Tolerances follow from the number formats: an f32 result may be off by a few ε for every
-// doubling of the sum behind it, relative to the magnitude of what was summed; bf16 inputs are rounded before both computations, so
-// that what remains is the rounding of intermediate values and of the output to 8 bits.
+// Every row of the operator table, on every instruction set of this machine, in f32 and bf16, against the row's reference in
+// double precision. A row without cases fails. Tolerances follow from the number formats: an f32 result may be off by a few ε
+// for every doubling of the sum behind it, relative to the magnitude of what was summed; bf16 inputs are rounded before both
+// computations, so that what remains is the rounding of intermediate values and of the output to 8 bits.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -69,7 +69,7 @@ Result run_case(const OperatorRow& row, const OperatorCase& one, bool narrow, co
         const float f = static_cast<float>(reference.values[static_cast<size_t>(j)]);
         const int32_t integer = static_cast<int32_t>(f);
         const uint16_t half = bf16_from_float(f);
-        const void* from = value.type.dtype == DType::i32 ? static_cast<const void*>(&integer)
+        const void* from = value.type.dtype == DType::i32    ? static_cast<const void*>(&integer)
                            : value.type.dtype == DType::bf16 ? static_cast<const void*>(&half)
                                                              : static_cast<const void*>(&f);
         std::memcpy(to, from, size_of(value.type.dtype));
@@ -137,9 +137,9 @@ void test_against_reference(const std::string& isa) {
         const double tolerance = std::max(1.0, scale) * (narrow ? 0x1p-7 : 0x1p-23 * (4.0 + 4.0 * std::sqrt(terms)));
         worst = std::max(worst, error / tolerance);
         ++ran;
-        check(!(error > tolerance) && !std::isnan(error),
-              std::string(row->name) + " on " + isa + (narrow ? " bf16" : " f32") + " with " + to_string(one.inputs[0]) +
-                  ": error " + std::to_string(error) + ", at most " + std::to_string(tolerance));
+        check(!(error > tolerance) && !std::isnan(error), std::string(row->name) + " on " + isa + (narrow ? " bf16" : " f32") +
+                                                              " with " + to_string(one.inputs[0]) + ": error " +
+                                                              std::to_string(error) + ", at most " + std::to_string(tolerance));
       }
     }
     check(ran > 0, std::string(row->name) + " ran");

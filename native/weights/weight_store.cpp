@@ -150,8 +150,7 @@ void read_as_f32(const WeightTensor& tensor, int64_t first, int64_t count, float
 
 void read_as(const WeightTensor& tensor, int64_t first, int64_t count, DType dtype, std::byte* to) {
   if (tensor.type.dtype == dtype) {
-    std::memcpy(to, tensor.data + first * static_cast<int64_t>(size_of(dtype)),
-                static_cast<size_t>(count) * size_of(dtype));
+    std::memcpy(to, tensor.data + first * static_cast<int64_t>(size_of(dtype)), static_cast<size_t>(count) * size_of(dtype));
     return;
   }
   constexpr int64_t kPiece = 4096;

@@ -23,13 +23,20 @@ const endings = ['.safetensors', '.npy', '.json'];
 
 /** Found out before minutes of computing. */
 async function checkOutput(path: string): Promise<void> {
-  if (!endings.includes(extname(path))) throw new ArgumentError(`--out ${path}: expected a name ending in ${endings.join(', ')}`);
+  if (!endings.includes(extname(path)))
+    throw new ArgumentError(`--out ${path}: expected a name ending in ${endings.join(', ')}`);
   await access(dirname(resolve(path)), constants.W_OK).catch((error: unknown) => {
-    throw new FileError(`--out ${path}: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
+    throw new FileError(`--out ${path}: ${error instanceof Error ? error.message : String(error)}`, {
+      cause: error,
+    });
   });
 }
 
-async function writeTokens(path: string, { data, shape, photos }: IdentityTokens, names: readonly string[]): Promise<void> {
+async function writeTokens(
+  path: string,
+  { data, shape, photos }: IdentityTokens,
+  names: readonly string[],
+): Promise<void> {
   switch (extname(path)) {
     case '.npy':
       return writeNpy(path, data, shape);
@@ -38,9 +45,13 @@ async function writeTokens(path: string, { data, shape, photos }: IdentityTokens
       const rows = names.map((name, i) => ({
         name,
         photos: photos[i],
-        tokens: Array.from({ length: tokens }, (_, t) => [...data.subarray((i * tokens + t) * width, (i * tokens + t + 1) * width)]),
+        tokens: Array.from({ length: tokens }, (_, t) => [
+          ...data.subarray((i * tokens + t) * width, (i * tokens + t + 1) * width),
+        ]),
       }));
-      return writeFileAtomically(path, (file) => file.writeFile(`${JSON.stringify({ shape, identities: rows })}\n`));
+      return writeFileAtomically(path, (file) =>
+        file.writeFile(`${JSON.stringify({ shape, identities: rows })}\n`),
+      );
     }
     default: {
       const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
@@ -51,7 +62,9 @@ async function writeTokens(path: string, { data, shape, photos }: IdentityTokens
         byteLength: bytes.length,
         read: (first: number, count: number) => bytes.subarray(first, first + count),
       } as const;
-      return writeSafetensors(path, [tensor], { metadata: { identities: JSON.stringify(names), photos: JSON.stringify(photos) } });
+      return writeSafetensors(path, [tensor], {
+        metadata: { identities: JSON.stringify(names), photos: JSON.stringify(photos) },
+      });
     }
   }
 }
@@ -67,7 +80,9 @@ export async function embed(paths: readonly string[], options: EmbedCommand): Pr
   if (options.weights === undefined) {
     warn('no --weights: using a new, untrained "nano" encoder; its tokens do not tell people apart');
   }
-  await using encoder = await (options.weights === undefined ? OmniIdEncoder.create('nano', load) : OmniIdEncoder.load(options.weights, load));
+  await using encoder = await (options.weights === undefined
+    ? OmniIdEncoder.create('nano', load)
+    : OmniIdEncoder.load(options.weights, load));
   const loaded = performance.now();
 
   const bad: ImageError[] = [];
@@ -106,7 +121,9 @@ export async function embed(paths: readonly string[], options: EmbedCommand): Pr
     });
   } else {
     for (const [i, name] of names.entries()) console.log(`${name}: ${result.photos[i]} photos`);
-    console.log(`${names.length} identities, tokens [${result.shape.join(', ')}]${options.out === undefined ? '' : ` written to ${options.out}`}`);
+    console.log(
+      `${names.length} identities, tokens [${result.shape.join(', ')}]${options.out === undefined ? '' : ` written to ${options.out}`}`,
+    );
     console.log(
       `loaded in ${((loaded - started) / 1000).toFixed(2)} s, ${photos} photos in ${seconds.toFixed(2)} s (${(photos / seconds).toFixed(1)} photos/s) on ` +
         `${info.device} (${info.instructionSet}, ${info.threads} threads, ${info.dtype})`,

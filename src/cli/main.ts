@@ -7,7 +7,8 @@ import { convert, info, init } from './models.js';
 import { exitCodes, Interrupted, printJson, warn } from './output.js';
 
 function wholeNumber(text: string): number {
-  if (!/^\d+$/.test(text) || !Number.isSafeInteger(Number(text))) throw new InvalidArgumentError('expected a whole number');
+  if (!/^\d+$/.test(text) || !Number.isSafeInteger(Number(text)))
+    throw new InvalidArgumentError('expected a whole number');
   return Number(text);
 }
 
@@ -15,7 +16,10 @@ function wholeNumber(text: string): number {
 function version(): string {
   for (const path of ['../package.json', '../../package.json']) {
     try {
-      const json = JSON.parse(readFileSync(new URL(path, import.meta.url), 'utf8')) as { name?: string; version: string };
+      const json = JSON.parse(readFileSync(new URL(path, import.meta.url), 'utf8')) as {
+        name?: string;
+        version: string;
+      };
       if (json.name === 'omni-id') return json.version;
     } catch {
       // the other place
@@ -41,7 +45,11 @@ program
   .command('embed')
   .description('embed photos; a folder of folders is a set of identities')
   .argument('<paths...>', 'photos and folders')
-  .addOption(new Option('--group <by>', 'which photos are one identity').choices(['folder', 'file', 'all']).default('folder'))
+  .addOption(
+    new Option('--group <by>', 'which photos are one identity')
+      .choices(['folder', 'file', 'all'])
+      .default('folder'),
+  )
   .option('--weights <dir>', `encoder to use: a ${folderHelp} (default: a new, untrained one)`)
   .option('--out <file>', 'write the tokens to FILE.safetensors, .npy or .json')
   .option('--device <name>', 'auto or cpu')
@@ -59,7 +67,9 @@ program
   .requiredOption('--out <dir>', 'folder to write')
   .option('--seed <n>', 'seed of the weights', wholeNumber, 0)
   .option('--clip <dir>', `CLIP model to start the vision tower from: a ${folderHelp}`)
-  .addOption(new Option('--dtype <type>', 'type of the weights').choices(['f32', 'f16', 'bf16']).default('f32'))
+  .addOption(
+    new Option('--dtype <type>', 'type of the weights').choices(['f32', 'f16', 'bf16']).default('f32'),
+  )
   .addOption(json())
   .action(async (preset: string, options: Parameters<typeof init>[1]) => {
     process.exitCode = await init(preset, options);
@@ -67,11 +77,22 @@ program
 
 program
   .command('convert')
-  .description('change the type of a model’s weights, rename OpenCLIP’s to Hugging Face’s, or write a packed cache')
+  .description(
+    'change the type of a model’s weights, rename OpenCLIP’s to Hugging Face’s, or write a packed cache',
+  )
   .argument('<dir>', `model: a ${folderHelp}`)
   .option('--out <dir>', 'folder to write the converted model to')
-  .addOption(new Option('--dtype <type>', 'type of the weights (default: f32; of a packed cache: bf16)').choices(['f32', 'f16', 'bf16']))
-  .option('--pack', 'write a packed cache, which is mapped at start: beside the converted model, or into <dir> without --out')
+  .addOption(
+    new Option('--dtype <type>', 'type of the weights (default: f32; of a packed cache: bf16)').choices([
+      'f32',
+      'f16',
+      'bf16',
+    ]),
+  )
+  .option(
+    '--pack',
+    'write a packed cache, which is mapped at start: beside the converted model, or into <dir> without --out',
+  )
   .addOption(json())
   .action(async (folder: string, options: Parameters<typeof convert>[1]) => {
     process.exitCode = await convert(folder, options);
@@ -91,7 +112,14 @@ function report(error: unknown): number {
   const code = interrupted ? 'ERR_INTERRUPTED' : error instanceof OmniIdError ? error.code : 'ERR_INTERNAL';
   const message = error instanceof Error ? error.message : String(error);
   if (process.argv.includes('--json')) printJson({ error: { code, message } });
-  else warn(error instanceof OmniIdError || interrupted ? message : error instanceof Error ? (error.stack ?? message) : message);
+  else
+    warn(
+      error instanceof OmniIdError || interrupted
+        ? message
+        : error instanceof Error
+          ? (error.stack ?? message)
+          : message,
+    );
   if (interrupted) return exitCodes.interrupted;
   return error instanceof ArgumentError ? exitCodes.usage : exitCodes.failed;
 }

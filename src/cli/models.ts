@@ -8,12 +8,20 @@ import type { SaveDType } from '../models/save.js';
 import { exitCodes, interruptSignal, printJson, progressBar } from './output.js';
 
 /** `omni-id init`: a new, untrained encoder as a folder. */
-export async function init(preset: string, options: { out: string; seed: number; clip?: string; dtype: SaveDType; json?: boolean }): Promise<number> {
+export async function init(
+  preset: string,
+  options: { out: string; seed: number; clip?: string; dtype: SaveDType; json?: boolean },
+): Promise<number> {
   if (!Object.hasOwn(presets, preset)) {
-    throw new ArgumentError(`unknown preset ${JSON.stringify(preset)}: expected one of ${Object.keys(presets).join(', ')}`);
+    throw new ArgumentError(
+      `unknown preset ${JSON.stringify(preset)}: expected one of ${Object.keys(presets).join(', ')}`,
+    );
   }
   const signal = interruptSignal();
-  await using encoder = await OmniIdEncoder.create(preset as PresetName, { seed: options.seed, vision: options.clip });
+  await using encoder = await OmniIdEncoder.create(preset as PresetName, {
+    seed: options.seed,
+    vision: options.clip,
+  });
   const bar = progressBar('writing');
   await encoder
     .save(options.out, {
@@ -39,7 +47,9 @@ export async function convert(
 ): Promise<number> {
   const signal = interruptSignal();
   if (options.out === undefined && options.pack !== true) {
-    throw new ArgumentError('nothing to do: expected --out DIR to write a converted model to, --pack to write a packed cache, or both');
+    throw new ArgumentError(
+      'nothing to do: expected --out DIR to write a converted model to, --pack to write a packed cache, or both',
+    );
   }
   let kind: string | undefined;
   if (options.out !== undefined) {
@@ -95,7 +105,9 @@ export function info(options: { json?: boolean }): number {
     console.log(`processor: ${facts.processor}, ${facts.threads} threads of ${facts.processors}`);
     console.log(`devices: ${facts.devices.join(', ')}`);
     console.log(`instruction sets: ${facts.instructionSets.join(', ')} (in use: ${facts.instructionSet})`);
-    console.log(`memory: ${(facts.memoryBytes.free / 1e9).toFixed(1)} of ${(facts.memoryBytes.total / 1e9).toFixed(1)} GB free`);
+    console.log(
+      `memory: ${(facts.memoryBytes.free / 1e9).toFixed(1)} of ${(facts.memoryBytes.total / 1e9).toFixed(1)} GB free`,
+    );
   }
   return exitCodes.ok;
 }

@@ -14,7 +14,11 @@ export const exitCodes = {
 /** A progress bar on stderr when that is a terminal; nothing in a pipe. */
 export function progressBar(what: string): { update(done: number, total: number): void; stop(): void } {
   if (!process.stderr.isTTY) return { update: () => undefined, stop: () => undefined };
-  const bar = new SingleBar({ format: `${what} {bar} {percentage}% | {value}/{total} | {eta_formatted} left`, hideCursor: true, clearOnComplete: true });
+  const bar = new SingleBar({
+    format: `${what} {bar} {percentage}% | {value}/{total} | {eta_formatted} left`,
+    hideCursor: true,
+    clearOnComplete: true,
+  });
   let started = false;
   return {
     update: (done, total) => {

@@ -39,14 +39,20 @@ function describe(photo: Photo, { identity, photo: index }: PhotoPosition): stri
 }
 
 function isRawImage(photo: unknown): photo is RawImage {
-  return typeof photo === 'object' && photo !== null && 'data' in photo && 'width' in photo && 'height' in photo;
+  return (
+    typeof photo === 'object' && photo !== null && 'data' in photo && 'width' in photo && 'height' in photo
+  );
 }
 
 /**
  * Throws unless `photo` is one of the things that a photo can be.
  * @throws {ArgumentError} `ERR_INVALID_ARGUMENT`; {ImageError} `ERR_PIXELS_INVALID` for pixels of the wrong size
  */
-export function checkPhoto(photo: unknown, position: PhotoPosition, imageSize: number): asserts photo is Photo {
+export function checkPhoto(
+  photo: unknown,
+  position: PhotoPosition,
+  imageSize: number,
+): asserts photo is Photo {
   const fail = (message: string): never => {
     throw new ImageError('ERR_PIXELS_INVALID', `${describe(photo as Photo, position)}: ${message}`, position);
   };
@@ -54,7 +60,9 @@ export function checkPhoto(photo: unknown, position: PhotoPosition, imageSize: n
   if (photo instanceof Float32Array) {
     const expected = 3 * imageSize * imageSize;
     if (photo.length !== expected) {
-      fail(`preprocessed pixels have ${photo.length} values, expected 3 × ${imageSize} × ${imageSize} = ${expected}`);
+      fail(
+        `preprocessed pixels have ${photo.length} values, expected 3 × ${imageSize} × ${imageSize} = ${expected}`,
+      );
     }
     return;
   }
@@ -68,7 +76,9 @@ export function checkPhoto(photo: unknown, position: PhotoPosition, imageSize: n
     }
     const expected = Number(width) * Number(height) * 3;
     if ((data as Uint8Array).length !== expected) {
-      fail(`raw pixels have ${(data as Uint8Array).length} bytes, expected ${Number(width)} × ${Number(height)} × 3 = ${expected}`);
+      fail(
+        `raw pixels have ${(data as Uint8Array).length} bytes, expected ${Number(width)} × ${Number(height)} × 3 = ${expected}`,
+      );
     }
     return;
   }
@@ -78,12 +88,17 @@ export function checkPhoto(photo: unknown, position: PhotoPosition, imageSize: n
   );
 }
 
-async function bytesOf(photo: string | URL | Uint8Array, name: string, position: PhotoPosition): Promise<Uint8Array> {
+async function bytesOf(
+  photo: string | URL | Uint8Array,
+  name: string,
+  position: PhotoPosition,
+): Promise<Uint8Array> {
   if (photo instanceof Uint8Array) return photo;
   try {
     return await readFile(photo instanceof URL ? fileURLToPath(photo) : photo);
   } catch (cause) {
-    const missing = cause instanceof Error && 'code' in cause && (cause.code === 'ENOENT' || cause.code === 'ENOTDIR');
+    const missing =
+      cause instanceof Error && 'code' in cause && (cause.code === 'ENOENT' || cause.code === 'ENOTDIR');
     throw new ImageError(
       missing ? 'ERR_IMAGE_NOT_FOUND' : 'ERR_IMAGE_UNREADABLE',
       `${name}: ${missing ? 'there is no such file' : cause instanceof Error ? cause.message : String(cause)}`,
@@ -128,7 +143,12 @@ export async function decodePhoto(
       .removeAlpha()
       .raw({ depth: 'uchar' })
       .toBuffer({ resolveWithObject: true });
-    return { data: info.channels === 3 ? data : repeated(data), width: info.width, height: info.height, channels: 3 };
+    return {
+      data: info.channels === 3 ? data : repeated(data),
+      width: info.width,
+      height: info.height,
+      channels: 3,
+    };
   } catch (cause) {
     if (cause instanceof OmniIdError) throw cause;
     throw new ImageError(

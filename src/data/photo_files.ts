@@ -42,11 +42,15 @@ export async function listPhotos(paths: readonly string[], grouping: Grouping): 
       const isFolder = (await stat(path)).isDirectory();
       photos.push(...(isFolder ? await photosUnder(path) : [path]));
     } catch (error) {
-      throw new FileError(`cannot read ${path}: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
+      throw new FileError(`cannot read ${path}: ${error instanceof Error ? error.message : String(error)}`, {
+        cause: error,
+      });
     }
   }
   if (photos.length === 0) {
-    throw new ArgumentError(`no photos in ${paths.join(', ')}: expected files ending in ${[...photoEndings].join(' ')}`);
+    throw new ArgumentError(
+      `no photos in ${paths.join(', ')}: expected files ending in ${[...photoEndings].join(' ')}`,
+    );
   }
   if (grouping === 'all') return [{ name: 'all', photos }];
   if (grouping === 'file') return photos.map((photo) => ({ name: photo, photos: [photo] }));

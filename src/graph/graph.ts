@@ -65,7 +65,11 @@ export class Graph {
   }
 
   /** @throws an error with code `ERR_INVALID_ARGUMENT` when the inputs do not fit the operator's row. */
-  apply(op: string, inputs: readonly (Value | undefined)[], attributes: Record<string, number | string> = {}): Value[] {
+  apply(
+    op: string,
+    inputs: readonly (Value | undefined)[],
+    attributes: Record<string, number | string> = {},
+  ): Value[] {
     const types = native().inferShapes(
       op,
       inputs.map((input) => (input ? { dtype: input.dtype, shape: input.shape } : null)),

@@ -52,7 +52,12 @@ export function attention(
 }
 
 /** Class token and patches of images [images, 3, height, width], with position embeddings: [images · tokens, width]. */
-export function patchEmbedding(pixels: Value, weight: Value, classEmbedding: Value, positionEmbedding: Value): Value {
+export function patchEmbedding(
+  pixels: Value,
+  weight: Value,
+  classEmbedding: Value,
+  positionEmbedding: Value,
+): Value {
   return only(pixels.graph.apply('patch_embedding', [pixels, weight, classEmbedding, positionEmbedding]));
 }
 

@@ -22,9 +22,15 @@ export interface DeviceOptions {
  * Opens a device; everything in the process that asks for the same shares one.
  * @throws {ArgumentError} `ERR_INVALID_ARGUMENT`; {DeviceError} `ERR_DEVICE_UNAVAILABLE`
  */
-export function openDevice({ device = process.env['OMNI_ID_DEVICE'] ?? 'auto', threads }: DeviceOptions): NativeDevice {
+export function openDevice({
+  device = process.env['OMNI_ID_DEVICE'] ?? 'auto',
+  threads,
+}: DeviceOptions): NativeDevice {
   if (/^cuda(:\d+)?$/.test(device)) {
-    throw new DeviceError('ERR_DEVICE_UNAVAILABLE', `device ${JSON.stringify(device)} is not available: this build has no CUDA backend; devices: "cpu"`);
+    throw new DeviceError(
+      'ERR_DEVICE_UNAVAILABLE',
+      `device ${JSON.stringify(device)} is not available: this build has no CUDA backend; devices: "cpu"`,
+    );
   }
   if (device !== 'cpu' && device !== 'auto') {
     throw new ArgumentError(`unknown device ${JSON.stringify(device)}: expected "auto" or "cpu"`);
@@ -51,7 +57,9 @@ export function typed(error: unknown): unknown {
     case 'ERR_DEVICE_UNAVAILABLE':
       return new DeviceError(code, message, options);
     default:
-      return typeof code === 'string' && code.startsWith('ERR_') ? new OmniIdError(code, message, options) : error;
+      return typeof code === 'string' && code.startsWith('ERR_')
+        ? new OmniIdError(code, message, options)
+        : error;
   }
 }
 
@@ -120,7 +128,10 @@ export class Session {
   }
 
   /** Awaits a job of the engine, cancelling it when the signal is aborted. */
-  async cancellable(signal: AbortSignal | undefined, start: (cancellation: NativeCancellation) => Promise<void>): Promise<void> {
+  async cancellable(
+    signal: AbortSignal | undefined,
+    start: (cancellation: NativeCancellation) => Promise<void>,
+  ): Promise<void> {
     signal?.throwIfAborted();
     const cancellation = new (native().Cancellation)();
     const cancel = (): void => {

@@ -10,8 +10,14 @@ import { FileError } from '../errors.js';
  *
  * @throws {FileError} `ERR_FILE` naming the path and the system's reason
  */
-export async function writeFileAtomically(path: string, write: (file: FileHandle) => Promise<void>): Promise<void> {
-  const temporary = join(dirname(path), `.${basename(path)}.${process.pid}.${randomBytes(6).toString('hex')}.tmp`);
+export async function writeFileAtomically(
+  path: string,
+  write: (file: FileHandle) => Promise<void>,
+): Promise<void> {
+  const temporary = join(
+    dirname(path),
+    `.${basename(path)}.${process.pid}.${randomBytes(6).toString('hex')}.tmp`,
+  );
   let file: FileHandle | undefined;
   try {
     file = await open(temporary, 'wx');

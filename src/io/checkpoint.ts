@@ -17,7 +17,11 @@ export interface StoredTensor {
 /** A checkpoint's tensors by name; nothing but headers has been read. */
 export type Checkpoint = ReadonlyMap<string, StoredTensor>;
 
-const singleFiles = ['model.safetensors', 'open_clip_model.safetensors', 'open_clip_pytorch_model.safetensors'];
+const singleFiles = [
+  'model.safetensors',
+  'open_clip_model.safetensors',
+  'open_clip_pytorch_model.safetensors',
+];
 const indexFiles = ['model.safetensors.index.json', 'open_clip_model.safetensors.index.json'];
 
 const shardIndex = z.object({ weight_map: z.record(z.string(), z.string()) });
@@ -44,7 +48,9 @@ async function readShards(folder: string, indexPath: string): Promise<Map<string
   for (const [name, shard] of Object.entries(index.data.weight_map)) {
     // A shard lies beside its index: a name with a path could reach any file.
     if (shard !== basename(shard) || shard === '..' || shard === '.') {
-      throw new FormatError(`${indexPath} names the shard ${JSON.stringify(shard)}, which is not a plain file name`);
+      throw new FormatError(
+        `${indexPath} names the shard ${JSON.stringify(shard)}, which is not a plain file name`,
+      );
     }
     let held = shards.get(shard);
     if (!held) shards.set(shard, (held = await readFileTensors(join(folder, shard))));
@@ -61,12 +67,19 @@ async function readShards(folder: string, indexPath: string): Promise<Map<string
  */
 export async function openCheckpoint(path: string): Promise<Checkpoint> {
   const status = await stat(path).catch((error: unknown) => {
-    throw new FileError(`cannot read ${path}: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
+    throw new FileError(`cannot read ${path}: ${error instanceof Error ? error.message : String(error)}`, {
+      cause: error,
+    });
   });
-  if (!status.isDirectory()) return path.endsWith('.json') ? readShards(join(path, '..'), path) : readFileTensors(path);
-  for (const name of singleFiles) if (await exists(join(path, name))) return readFileTensors(join(path, name));
-  for (const name of indexFiles) if (await exists(join(path, name))) return readShards(path, join(path, name));
-  throw new FileError(`${path} holds no weights: expected one of ${[...singleFiles, ...indexFiles].join(', ')}`);
+  if (!status.isDirectory())
+    return path.endsWith('.json') ? readShards(join(path, '..'), path) : readFileTensors(path);
+  for (const name of singleFiles)
+    if (await exists(join(path, name))) return readFileTensors(join(path, name));
+  for (const name of indexFiles)
+    if (await exists(join(path, name))) return readShards(path, join(path, name));
+  throw new FileError(
+    `${path} holds no weights: expected one of ${[...singleFiles, ...indexFiles].join(', ')}`,
+  );
 }
 
 /** Names in published checkpoints that a vision tower has no use for: the text tower, projections, and stored indices. */
@@ -143,7 +156,8 @@ function fromOpenClip(checkpoint: Checkpoint): Map<string, StoredTensor> {
  * without a copy.
  */
 export function clipVisionNames(checkpoint: Checkpoint): Checkpoint {
-  if (checkpoint.has('visual.conv1.weight') || checkpoint.has('conv1.weight')) return fromOpenClip(checkpoint);
+  if (checkpoint.has('visual.conv1.weight') || checkpoint.has('conv1.weight'))
+    return fromOpenClip(checkpoint);
   if (checkpoint.has('embeddings.class_embedding')) {
     return new Map([...checkpoint].map(([name, tensor]) => [`vision_model.${name}`, tensor]));
   }
@@ -178,9 +192,13 @@ export function matchWeights(
     (name) => !expected.has(name) && !unused.some((pattern) => pattern.test(name)),
   );
   if (missing.length + extra.length + misshapen.length > 0) {
-    const list = (what: string, names: string[]): string => (names.length ? `\n${what} (${names.length}): ${names.join(', ')}` : '');
+    const list = (what: string, names: string[]): string =>
+      names.length ? `\n${what} (${names.length}): ${names.join(', ')}` : '';
     throw new WeightsError(
-      `the weights in ${source} do not fit the model` + list('missing', missing) + list('extra', extra) + list('misshapen', misshapen),
+      `the weights in ${source} do not fit the model` +
+        list('missing', missing) +
+        list('extra', extra) +
+        list('misshapen', misshapen),
       { missing, extra, misshapen },
     );
   }

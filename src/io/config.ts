@@ -92,12 +92,21 @@ const preprocessor = z.object({
   do_normalize: z.literal(true).default(true),
   resample: z.literal(3, { error: 'only bicubic (3) resampling is supported' }).default(3),
   size: z
-    .union([size.max(16_384), z.object({ shortest_edge: size.max(16_384) }), z.object({ height: size.max(16_384), width: size })])
+    .union([
+      size.max(16_384),
+      z.object({ shortest_edge: size.max(16_384) }),
+      z.object({ height: size.max(16_384), width: size }),
+    ])
     .optional(),
   crop_size: z.union([size.max(16_384), z.object({ height: size.max(16_384), width: size })]).optional(),
-  rescale_factor: z.number().positive().default(1 / 255),
+  rescale_factor: z
+    .number()
+    .positive()
+    .default(1 / 255),
   image_mean: triple.optional(),
-  image_std: triple.refine((std) => std.every((s) => s > 0), { error: 'image_std must be positive' }).optional(),
+  image_std: triple
+    .refine((std) => std.every((s) => s > 0), { error: 'image_std must be positive' })
+    .optional(),
 });
 
 const encoder = z
@@ -122,7 +131,9 @@ const clipStd = [0.26862954, 0.26130258, 0.27577711] as const;
 function parsed<T extends z.ZodType>(schema: T, json: unknown, name: string): z.output<T> {
   const result = schema.safeParse(json);
   if (result.success) return result.data;
-  const problems = result.error.issues.map((issue) => `${issue.path.join('.') || 'the whole'}: ${issue.message}`);
+  const problems = result.error.issues.map(
+    (issue) => `${issue.path.join('.') || 'the whole'}: ${issue.message}`,
+  );
   throw new ConfigError(`${name} does not describe a model: ${problems.join('; ')}`);
 }
 
@@ -142,23 +153,44 @@ function visionFrom(v: z.output<typeof hfVision>): ClipVisionConfig {
 
 /** CLIPImageProcessor's defaults for a model of this image size. */
 export function defaultImageProcessor(imageSize: number): ImageProcessorConfig {
-  return { shortestEdge: imageSize, cropSize: imageSize, rescaleFactor: 1 / 255, mean: clipMean, std: clipStd };
+  return {
+    shortestEdge: imageSize,
+    cropSize: imageSize,
+    rescaleFactor: 1 / 255,
+    mean: clipMean,
+    std: clipStd,
+  };
 }
 
-function processorFrom(p: z.output<typeof preprocessor>, imageSize: number, name: string): ImageProcessorConfig {
-  const side = (value: number | { height: number; width: number } | { shortest_edge: number } | undefined): number => {
+function processorFrom(
+  p: z.output<typeof preprocessor>,
+  imageSize: number,
+  name: string,
+): ImageProcessorConfig {
+  const side = (
+    value: number | { height: number; width: number } | { shortest_edge: number } | undefined,
+  ): number => {
     if (value === undefined) return imageSize;
     if (typeof value === 'number') return value;
     if ('shortest_edge' in value) return value.shortest_edge;
-    if (value.height !== value.width) throw new ConfigError(`${name}: sizes must be square, not ${value.height} × ${value.width}`);
+    if (value.height !== value.width)
+      throw new ConfigError(`${name}: sizes must be square, not ${value.height} × ${value.width}`);
     return value.height;
   };
   const cropSize = side(p.crop_size);
   if (cropSize !== imageSize) {
     throw new ConfigError(`${name}: crop_size is ${cropSize}, but the model's image_size is ${imageSize}`);
   }
-  if (p.size !== undefined && typeof p.size === 'object' && 'height' in p.size && p.crop_size !== undefined && p.size.height !== cropSize) {
-    throw new ConfigError(`${name}: size has height and width, which would distort photos; expected shortest_edge`);
+  if (
+    p.size !== undefined &&
+    typeof p.size === 'object' &&
+    'height' in p.size &&
+    p.crop_size !== undefined &&
+    p.size.height !== cropSize
+  ) {
+    throw new ConfigError(
+      `${name}: size has height and width, which would distort photos; expected shortest_edge`,
+    );
   }
   return {
     shortestEdge: side(p.size),
@@ -270,11 +302,15 @@ export async function readJson(path: string): Promise<unknown> {
   try {
     text = await readFile(path, 'utf8');
   } catch (error) {
-    throw new FileError(`cannot read ${path}: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
+    throw new FileError(`cannot read ${path}: ${error instanceof Error ? error.message : String(error)}`, {
+      cause: error,
+    });
   }
   try {
     return JSON.parse(text) as unknown;
   } catch (error) {
-    throw new ConfigError(`${path} is not JSON: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
+    throw new ConfigError(`${path} is not JSON: ${error instanceof Error ? error.message : String(error)}`, {
+      cause: error,
+    });
   }
 }

@@ -43,7 +43,12 @@ const fileName = (path: string): string => path.slice(path.lastIndexOf('/') + 1)
 
 async function describeSource(path: string): Promise<SourceFile> {
   const { size, mtimeNs } = await stat(path, { bigint: true });
-  return { name: fileName(path), bytes: Number(size), modifiedNs: String(mtimeNs), sha256: await sha256(path) };
+  return {
+    name: fileName(path),
+    bytes: Number(size),
+    modifiedNs: String(mtimeNs),
+    sha256: await sha256(path),
+  };
 }
 
 async function isSame(path: string, recorded: SourceFile): Promise<boolean> {
@@ -70,7 +75,8 @@ export async function mapPackedCache(
   if (!(await stat(path).then(() => true, () => false))) return 'absent'; // prettier-ignore
   try {
     const { tensors, metadata } = await readSafetensorsHeader(path);
-    for (const [key, value] of Object.entries(binding(config))) if (metadata.get(key) !== value) return 'stale';
+    for (const [key, value] of Object.entries(binding(config)))
+      if (metadata.get(key) !== value) return 'stale';
     const recorded = JSON.parse(metadata.get('sources') ?? '[]') as SourceFile[];
     const files = sourceFiles(source);
     if (files.length !== recorded.length) return 'stale';
@@ -81,7 +87,8 @@ export async function mapPackedCache(
     // All or nothing: what could not be mapped must not be found after the first tensors have been.
     if ([...tensors.values()].some(({ byteOffset }) => byteOffset % 64 !== 0)) return 'stale';
     const mapped = new (native().MappedFile)(path);
-    for (const [key, { byteOffset, byteLength }] of tensors) weights.setPacked(key, mapped, byteOffset, byteLength);
+    for (const [key, { byteOffset, byteLength }] of tensors)
+      weights.setPacked(key, mapped, byteOffset, byteLength);
     mapped.close();
     return 'used';
   } catch (error) {
@@ -100,7 +107,10 @@ export async function writePackedCache(
   weights: NativeWeights,
   config: unknown,
   source: ReadonlyMap<string, StoredTensor>,
-  options: { signal?: AbortSignal | undefined; onProgress?: ((doneBytes: number, totalBytes: number) => void) | undefined } = {},
+  options: {
+    signal?: AbortSignal | undefined;
+    onProgress?: ((doneBytes: number, totalBytes: number) => void) | undefined;
+  } = {},
 ): Promise<void> {
   const sources = await Promise.all(sourceFiles(source).map(describeSource));
   const tensors = weights.packed().map(({ key, byteLength }): TensorSource => {

@@ -65,7 +65,11 @@ function isSize(value: unknown): value is number {
  * @param name the file, for messages
  * @throws {FormatError} `ERR_FORMAT` naming the file, the tensor, what was found and what the format demands
  */
-export function parseSafetensorsHeader(header: Uint8Array, fileBytes: number, name: string): SafetensorsHeader {
+export function parseSafetensorsHeader(
+  header: Uint8Array,
+  fileBytes: number,
+  name: string,
+): SafetensorsHeader {
   const fail = (why: string): never => {
     throw new FormatError(`${name} is not a valid safetensors file: ${why}`);
   };
@@ -111,12 +115,17 @@ export function parseSafetensorsHeader(header: Uint8Array, fileBytes: number, na
       return fail(`${tensor} has the data_offsets ${JSON.stringify(offsets)}, expected [begin, end]`);
     }
     const [begin, end] = offsets as [number, number];
-    const bits = shape.reduce<bigint>((product, n) => product * BigInt(n), BigInt(dtypeBits[dtype as SafetensorsDType]));
+    const bits = shape.reduce<bigint>(
+      (product, n) => product * BigInt(n),
+      BigInt(dtypeBits[dtype as SafetensorsDType]),
+    );
     if (begin > end || end > dataBytes) {
       return fail(`${tensor} lies at bytes ${begin} to ${end} of ${dataBytes}`);
     }
     if (bits % 8n !== 0n || bits / 8n !== BigInt(end - begin)) {
-      return fail(`${tensor} of ${dtype} [${shape.join(', ')}] needs ${bits / 8n} bytes but has ${end - begin}`);
+      return fail(
+        `${tensor} of ${dtype} [${shape.join(', ')}] needs ${bits / 8n} bytes but has ${end - begin}`,
+      );
     }
     entries.push([
       key,
@@ -127,7 +136,9 @@ export function parseSafetensorsHeader(header: Uint8Array, fileBytes: number, na
   let at = dataBegin;
   for (const [key, entry] of entries) {
     if (entry.byteOffset !== at) {
-      return fail(`tensor ${JSON.stringify(key)} ${entry.byteOffset < at ? 'overlaps the one before it' : 'leaves a gap before it'}`);
+      return fail(
+        `tensor ${JSON.stringify(key)} ${entry.byteOffset < at ? 'overlaps the one before it' : 'leaves a gap before it'}`,
+      );
     }
     at += entry.byteLength;
   }
@@ -152,14 +163,19 @@ async function withFile<T>(path: string, body: (file: FileHandle, bytes: number)
     return await body(file, size);
   } catch (error) {
     if (error instanceof FormatError) throw error;
-    throw new FileError(`cannot read ${path}: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
+    throw new FileError(`cannot read ${path}: ${error instanceof Error ? error.message : String(error)}`, {
+      cause: error,
+    });
   } finally {
     await file?.close();
   }
 }
 
 async function headerOf(file: FileHandle, fileBytes: number, path: string): Promise<SafetensorsHeader> {
-  if (fileBytes < 8) throw new FormatError(`${path} is not a valid safetensors file: it has ${fileBytes} bytes, not even a header length`);
+  if (fileBytes < 8)
+    throw new FormatError(
+      `${path} is not a valid safetensors file: it has ${fileBytes} bytes, not even a header length`,
+    );
   const lengthBytes = new Uint8Array(8);
   await readFully(file, lengthBytes, 0);
   const length = new DataView(lengthBytes.buffer).getBigUint64(0, true);

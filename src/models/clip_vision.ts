@@ -16,8 +16,17 @@ export function tokensPerImage(config: ClipVisionConfig): number {
 function encoderLayer(w: Scope, config: ClipVisionConfig, x: Value, sequences: number): Value {
   const norm = { epsilon: config.layerNormEps, output: w.dtype };
   const heads = config.numAttentionHeads;
-  x = selfAttention(w.at('self_attn'), projections, layerNorm(w.at('layer_norm1'), x, norm), x, { heads, sequences });
-  return mlp(w.at('mlp'), layerNorm(w.at('layer_norm2'), x, norm), config.intermediateSize, config.hiddenAct, x);
+  x = selfAttention(w.at('self_attn'), projections, layerNorm(w.at('layer_norm1'), x, norm), x, {
+    heads,
+    sequences,
+  });
+  return mlp(
+    w.at('mlp'),
+    layerNorm(w.at('layer_norm2'), x, norm),
+    config.intermediateSize,
+    config.hiddenAct,
+    x,
+  );
 }
 
 /** What can be read from CLIP's vision tower, each [images · tokens, width] but `pooled`, [images, width]. */
@@ -30,7 +39,12 @@ export type ClipVisionFeature = 'last_hidden_state' | 'penultimate' | 'pooled';
  * @returns the feature that was asked for. `last_hidden_state` is the output of the last layer, without a norm; `penultimate`
  *   the output of the layer before it; `pooled` the class token after `post_layernorm`.
  */
-export function clipVision(w: Scope, config: ClipVisionConfig, pixels: Value, feature: ClipVisionFeature): Value {
+export function clipVision(
+  w: Scope,
+  config: ClipVisionConfig,
+  pixels: Value,
+  feature: ClipVisionFeature,
+): Value {
   const { hiddenSize, patchSize, layerNormEps, numHiddenLayers } = config;
   const images = pixels.rows;
   const tokens = tokensPerImage(config);
@@ -50,11 +64,18 @@ export function clipVision(w: Scope, config: ClipVisionConfig, pixels: Value, fe
 
   const classRows = w.graph.input('class_rows', 'i32', [images]);
   const imageOffsets = w.graph.input('image_offsets', 'i32', [images + 1]);
-  return layerNorm(w.at('post_layernorm'), concatRows(x, classRows, imageOffsets, images), { epsilon: layerNormEps });
+  return layerNorm(w.at('post_layernorm'), concatRows(x, classRows, imageOffsets, images), {
+    epsilon: layerNormEps,
+  });
 }
 
 /** A graph from `pixels` to `features`. */
-export function clipVisionGraph(config: ClipVisionConfig, dtype: 'f32' | 'bf16', images: number, feature: ClipVisionFeature): Graph {
+export function clipVisionGraph(
+  config: ClipVisionConfig,
+  dtype: 'f32' | 'bf16',
+  images: number,
+  feature: ClipVisionFeature,
+): Graph {
   const graph = new Graph();
   const { imageSize } = config;
   const pixels = graph.input('pixels', 'f32', [images, 3, imageSize, imageSize]);

@@ -13,7 +13,14 @@ import {
   type ImageProcessorConfig,
 } from '../io/config.js';
 import { clipVisionWeights, type ClipVisionFeature } from './clip_vision.js';
-import { checkLoadOptions, loadWeights, Model, newSession, type ComputeDType, type LoadOptions } from './model.js';
+import {
+  checkLoadOptions,
+  loadWeights,
+  Model,
+  newSession,
+  type ComputeDType,
+  type LoadOptions,
+} from './model.js';
 import { VisionPipeline, type PlacedPhoto } from './vision_pipeline.js';
 
 /** A tensor as results carry it: row-major. */
@@ -27,7 +34,8 @@ export interface EmbedOptions extends DecodeOptions {
   /** Stops between operators; the call rejects with the signal's reason. */
   signal?: AbortSignal | undefined;
   /** Called as photos are done. */
-  onProgress?: ((progress: { readonly photosDone: number; readonly photosTotal: number }) => void) | undefined;
+  onProgress?:
+    ((progress: { readonly photosDone: number; readonly photosTotal: number }) => void) | undefined;
   /** Given every photo that cannot be used, which is then left out; without it, the first one rejects the call. */
   onPhotoError?: ((error: ImageError) => void) | undefined;
 }
@@ -37,7 +45,11 @@ export interface ImageFeatures extends Tensor {
   readonly photos: readonly number[];
 }
 
-const features: readonly unknown[] = ['last_hidden_state', 'penultimate', 'pooled'] satisfies ClipVisionFeature[];
+const features: readonly unknown[] = [
+  'last_hidden_state',
+  'penultimate',
+  'pooled',
+] satisfies ClipVisionFeature[];
 
 /** CLIP features of photos, for any model that has a vision pipeline. */
 export async function embedImages(
@@ -60,7 +72,8 @@ export async function embedImages(
         options.onProgress?.({ photosDone, photosTotal: placed.length });
       },
     });
-    const shape = feature === 'pooled' ? [used.length, config.hiddenSize] : [used.length, rows, config.hiddenSize];
+    const shape =
+      feature === 'pooled' ? [used.length, config.hiddenSize] : [used.length, rows, config.hiddenSize];
     const data = out.read(0, used.length * rows * config.hiddenSize) as Float32Array;
     return { data, shape, photos: used.map(({ photo }) => photo) };
   } finally {
@@ -72,7 +85,11 @@ export async function embedImages(
  * Checks the photos of a call.
  * @throws {ArgumentError} `ERR_INVALID_ARGUMENT`; {ImageError} `ERR_PIXELS_INVALID`
  */
-export function checkPhotos(photos: unknown, imageSize: number, identity?: number): asserts photos is readonly Photo[] {
+export function checkPhotos(
+  photos: unknown,
+  imageSize: number,
+  identity?: number,
+): asserts photos is readonly Photo[] {
   if (!Array.isArray(photos)) {
     throw new ArgumentError(
       `${identity === undefined ? 'photos' : `identity ${identity}`} is ${photos === null ? 'null' : typeof photos}, expected an array of photos`,
@@ -84,7 +101,9 @@ export function checkPhotos(photos: unknown, imageSize: number, identity?: numbe
 /** @throws {ArgumentError} `ERR_INVALID_ARGUMENT` */
 export function checkFeature(feature: unknown): asserts feature is ClipVisionFeature {
   if (!features.includes(feature)) {
-    throw new ArgumentError(`unknown feature ${JSON.stringify(feature)}: expected one of ${features.join(', ')}`);
+    throw new ArgumentError(
+      `unknown feature ${JSON.stringify(feature)}: expected one of ${features.join(', ')}`,
+    );
   }
 }
 
@@ -97,9 +116,12 @@ async function firstFile(folder: string, names: readonly string[]): Promise<stri
 }
 
 /** The config and image processor of a CLIP folder (Hugging Face or OpenCLIP). */
-export async function readClipFolder(folder: string): Promise<{ vision: ClipVisionConfig; imageProcessor: ImageProcessorConfig }> {
+export async function readClipFolder(
+  folder: string,
+): Promise<{ vision: ClipVisionConfig; imageProcessor: ImageProcessorConfig }> {
   const configPath = await firstFile(folder, ['config.json', 'open_clip_config.json']);
-  if (configPath === undefined) throw new FileError(`${folder} has neither config.json nor open_clip_config.json`);
+  if (configPath === undefined)
+    throw new FileError(`${folder} has neither config.json nor open_clip_config.json`);
   const vision = parseClipVisionConfig(await readJson(configPath), configPath);
   const processorPath = await firstFile(folder, ['preprocessor_config.json']);
   const imageProcessor = processorPath
@@ -138,7 +160,11 @@ export class ClipVisionEncoder extends Model {
     try {
       const { vision, imageProcessor } = await readClipFolder(folder);
       const model = new ClipVisionEncoder(session, dtype, vision, imageProcessor);
-      const source = matchWeights(clipVisionNames(await openCheckpoint(folder)), clipVisionWeights(vision), folder);
+      const source = matchWeights(
+        clipVisionNames(await openCheckpoint(folder)),
+        clipVisionWeights(vision),
+        folder,
+      );
       await loadWeights(session, folder, source, vision, options, async () => {
         await session.plan('vision 1 pooled', () => model.#pipeline.graph(1, 'pooled'));
       });
@@ -154,7 +180,10 @@ export class ClipVisionEncoder extends Model {
    * @param options.feature `last_hidden_state` (default) or `penultimate`: [photos, tokens, width]; `pooled`: [photos, width]
    * @throws {ImageError} for a photo that cannot be used; the signal's reason when aborted; {DisposedError} `ERR_DISPOSED`
    */
-  async embedImages(photos: readonly Photo[], options: EmbedOptions & { feature?: ClipVisionFeature | undefined } = {}): Promise<ImageFeatures> {
+  async embedImages(
+    photos: readonly Photo[],
+    options: EmbedOptions & { feature?: ClipVisionFeature | undefined } = {},
+  ): Promise<ImageFeatures> {
     const { feature = 'last_hidden_state', signal } = options;
     checkPhotos(photos, this.config.imageSize);
     checkFeature(feature);

@@ -32,7 +32,11 @@ export async function kindOf(folder: string): Promise<FolderKind> {
  * that is asked for. Peak memory: 16 MiB.
  * @throws what {@link OmniIdEncoder.load} and {@link OmniIdEncoder.save} throw
  */
-export async function convertModel(source: string, out: string, options: SaveOptions = {}): Promise<FolderKind> {
+export async function convertModel(
+  source: string,
+  out: string,
+  options: SaveOptions = {},
+): Promise<FolderKind> {
   const kind = await kindOf(source);
   const weights = new (native().Weights)();
   try {
@@ -47,7 +51,11 @@ export async function convertModel(source: string, out: string, options: SaveOpt
     const { vision } = await readClipFolder(source);
     const expected = clipVisionWeights(vision);
     registerWeights(weights, matchWeights(clipVisionNames(await openCheckpoint(source)), expected, source));
-    const config = { architectures: ['CLIPVisionModel'], model_type: 'clip_vision_model', ...clipVisionConfigToJson(vision) };
+    const config = {
+      architectures: ['CLIPVisionModel'],
+      model_type: 'clip_vision_model',
+      ...clipVisionConfigToJson(vision),
+    };
     await saveModel(out, weights, expected, config, options);
     const processor = join(source, 'preprocessor_config.json');
     if (await isFile(processor)) await copyFile(processor, join(out, 'preprocessor_config.json'));

@@ -11,11 +11,12 @@ function deviation(name: string, shape: readonly number[], config: OmniIdEncoder
   const width = tower ? config.vision.hiddenSize : config.width;
   const depth = tower ? config.vision.numHiddenLayers : config.crossBlocks + config.selfBlocks;
   const intoResidual = 1 / Math.sqrt(2 * Math.max(1, depth));
-  if (/\.(q_proj|k_proj|v_proj)\.|\.mlp\.fc2\./.test(name)) return tower ? intoResidual / Math.sqrt(width) : intoResidual / Math.sqrt(shape[1] ?? 1);
+  if (/\.(q_proj|k_proj|v_proj)\.|\.mlp\.fc2\./.test(name))
+    return tower ? intoResidual / Math.sqrt(width) : intoResidual / Math.sqrt(shape[1] ?? 1);
   if (/\.(to_q|to_k|to_v)\./.test(name)) return 1 / Math.sqrt(shape[1] ?? 1);
-  if (/\.out_proj\./.test(name)) return 1 / Math.sqrt(width);
-  if (/\.to_out\./.test(name)) return intoResidual / Math.sqrt(width);
-  if (/\.mlp\.fc1\./.test(name)) return 1 / Math.sqrt(2 * width);
+  if (name.includes('.out_proj.')) return 1 / Math.sqrt(width);
+  if (name.includes('.to_out.')) return intoResidual / Math.sqrt(width);
+  if (name.includes('.mlp.fc1.')) return 1 / Math.sqrt(2 * width);
   if (name.endsWith('class_embedding')) return 1 / Math.sqrt(width);
   return 0.02; // patch and position embeddings, queries
 }

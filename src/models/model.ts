@@ -57,7 +57,9 @@ function checkDtype(dtype: unknown): asserts dtype is ComputeDType {
 export function checkLoadOptions({ dtype = 'bf16', packedCache = 'use' }: LoadOptions): ComputeDType {
   checkDtype(dtype);
   if (!cacheModes.includes(packedCache)) {
-    throw new ArgumentError(`unknown packedCache ${JSON.stringify(packedCache)}: expected one of ${cacheModes.join(', ')}`);
+    throw new ArgumentError(
+      `unknown packedCache ${JSON.stringify(packedCache)}: expected one of ${cacheModes.join(', ')}`,
+    );
   }
   return dtype;
 }
@@ -107,7 +109,10 @@ export abstract class Model implements Disposable, AsyncDisposable {
   }
 
   /** Runs `body` after all calls before it. Its signal is the caller's and the model's end in one. */
-  protected async enqueue<T>(signal: AbortSignal | undefined, body: (signal: AbortSignal) => Promise<T>): Promise<T> {
+  protected async enqueue<T>(
+    signal: AbortSignal | undefined,
+    body: (signal: AbortSignal) => Promise<T>,
+  ): Promise<T> {
     this.#checkAlive();
     signal?.throwIfAborted();
     const both = signal ? AbortSignal.any([signal, this.#ending.signal]) : this.#ending.signal;
@@ -132,7 +137,8 @@ export abstract class Model implements Disposable, AsyncDisposable {
   }
 
   #checkAlive(): void {
-    if (this.#ending.signal.aborted) throw new DisposedError(`${this.constructor.name} was used after dispose()`);
+    if (this.#ending.signal.aborted)
+      throw new DisposedError(`${this.constructor.name} was used after dispose()`);
   }
 
   /** Gives all native memory back. Calls under way are cancelled. Calling it again does nothing. */

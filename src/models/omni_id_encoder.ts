@@ -17,7 +17,14 @@ import {
   type Tensor,
 } from './clip_vision_encoder.js';
 import { initialise } from './initialise.js';
-import { checkLoadOptions, loadWeights, Model, newSession, type ComputeDType, type LoadOptions } from './model.js';
+import {
+  checkLoadOptions,
+  loadWeights,
+  Model,
+  newSession,
+  type ComputeDType,
+  type LoadOptions,
+} from './model.js';
 import { omniEncoder } from './omni_encoder.js';
 import { presets, type PresetName } from './presets.js';
 import { checkSaveDtype, saveModel, type SaveOptions } from './save.js';
@@ -91,14 +98,19 @@ export class OmniIdEncoder extends Model {
    * @param preset `'nano'`, `'h'` (the paper's), or a config
    * @throws what {@link load} throws
    */
-  static async create(preset: PresetName | OmniIdEncoderConfig, options: CreateOptions = {}): Promise<OmniIdEncoder> {
+  static async create(
+    preset: PresetName | OmniIdEncoderConfig,
+    options: CreateOptions = {},
+  ): Promise<OmniIdEncoder> {
     const { seed = 0, vision } = options;
     const dtype = checkLoadOptions(options);
     if (!Number.isSafeInteger(seed) || seed < 0) {
       throw new ArgumentError(`seed is ${String(seed)}, expected a whole number from 0 to 2^53 − 1`);
     }
     if (typeof preset === 'string' && !Object.hasOwn(presets, preset)) {
-      throw new ArgumentError(`unknown preset ${JSON.stringify(preset)}: expected one of ${Object.keys(presets).join(', ')}, or a config`);
+      throw new ArgumentError(
+        `unknown preset ${JSON.stringify(preset)}: expected one of ${Object.keys(presets).join(', ')}, or a config`,
+      );
     }
     if (typeof preset !== 'string' && (typeof preset !== 'object' || (preset as unknown) === null)) {
       throw new ArgumentError(`preset is ${typeof preset}, expected a name or a config`);
@@ -113,7 +125,10 @@ export class OmniIdEncoder extends Model {
       const expected = model.#expectedWeights();
       if (vision !== undefined) {
         const tower = new Map([...expected].filter(([name]) => name.startsWith('vision_model.')));
-        registerWeights(session.weights, matchWeights(clipVisionNames(await openCheckpoint(vision)), tower, vision));
+        registerWeights(
+          session.weights,
+          matchWeights(clipVisionNames(await openCheckpoint(vision)), tower, vision),
+        );
       }
       translated(() => {
         initialise(session.weights, config, expected, seed);
@@ -135,13 +150,19 @@ export class OmniIdEncoder extends Model {
    * @throws {ImageError} naming the photo and identity, for the first photo that cannot be used; {ArgumentError} for an identity without
    *   photos; the signal's reason when aborted; {DisposedError} `ERR_DISPOSED`
    */
-  async embed(identities: readonly (readonly Photo[])[], options: EmbedOptions = {}): Promise<IdentityTokens> {
+  async embed(
+    identities: readonly (readonly Photo[])[],
+    options: EmbedOptions = {},
+  ): Promise<IdentityTokens> {
     if (!Array.isArray(identities)) {
-      throw new ArgumentError(`identities is ${typeof identities}, expected an array with an array of photos for each identity`);
+      throw new ArgumentError(
+        `identities is ${typeof identities}, expected an array with an array of photos for each identity`,
+      );
     }
     for (const [identity, photos] of identities.entries()) {
       checkPhotos(photos, this.config.vision.imageSize, identity);
-      if (photos.length === 0) throw new ArgumentError(`identity ${identity} has no photos, expected at least one`);
+      if (photos.length === 0)
+        throw new ArgumentError(`identity ${identity} has no photos, expected at least one`);
     }
     return this.enqueue(options.signal, (signal) => this.#embed(identities, { ...options, signal }));
   }
@@ -151,12 +172,18 @@ export class OmniIdEncoder extends Model {
    * @param options.feature `last_hidden_state` (default) or `penultimate`: [photos, tokens, width]; `pooled`: [photos, width]
    * @throws what {@link embed} throws
    */
-  async embedImages(photos: readonly Photo[], options: EmbedOptions & { feature?: ClipVisionFeature | undefined } = {}): Promise<ImageFeatures> {
+  async embedImages(
+    photos: readonly Photo[],
+    options: EmbedOptions & { feature?: ClipVisionFeature | undefined } = {},
+  ): Promise<ImageFeatures> {
     const { feature = 'last_hidden_state', signal } = options;
     checkPhotos(photos, this.config.vision.imageSize);
     checkFeature(feature);
     return this.enqueue(signal, (both) =>
-      embedImages(this.session, this.#pipeline, this.config.vision, photos, feature, { ...options, signal: both }),
+      embedImages(this.session, this.#pipeline, this.config.vision, photos, feature, {
+        ...options,
+        signal: both,
+      }),
     );
   }
 
@@ -169,7 +196,10 @@ export class OmniIdEncoder extends Model {
   async save(folder: string, options: SaveOptions = {}): Promise<void> {
     checkSaveDtype(options.dtype ?? 'f32');
     await this.enqueue(options.signal, (signal) =>
-      saveModel(folder, this.session.weights, this.#expectedWeights(), omniIdConfigToJson(this.config), { ...options, signal }),
+      saveModel(folder, this.session.weights, this.#expectedWeights(), omniIdConfigToJson(this.config), {
+        ...options,
+        signal,
+      }),
     );
   }
 
@@ -188,7 +218,10 @@ export class OmniIdEncoder extends Model {
     await this.session.plan('head 1 1', () => this.#headGraph(1, 1));
   }
 
-  async #embed(identities: readonly (readonly Photo[])[], options: EmbedOptions & { signal: AbortSignal }): Promise<IdentityTokens> {
+  async #embed(
+    identities: readonly (readonly Photo[])[],
+    options: EmbedOptions & { signal: AbortSignal },
+  ): Promise<IdentityTokens> {
     const { tokens, width } = this.config;
     const data = new Float32Array(identities.length * tokens * width);
     const kept: number[] = [];
@@ -223,7 +256,9 @@ export class OmniIdEncoder extends Model {
     const tensors = [features];
     try {
       const used = await this.#pipeline.run(group.photos, this.config.features, features, options);
-      const identities = group.identities.filter((identity) => used.some((photo) => photo.identity === identity));
+      const identities = group.identities.filter((identity) =>
+        used.some((photo) => photo.identity === identity),
+      );
       const photos = identities.map((identity) => used.filter((photo) => photo.identity === identity).length);
       if (identities.length === 0) return { data: new Float32Array(0), identities, photos };
 
@@ -237,7 +272,9 @@ export class OmniIdEncoder extends Model {
       };
       const out = session.tensor({ dtype: 'f32', shape: [identities.length * tokens, width] });
       tensors.push(out);
-      const plan = await session.plan(`head ${used.length} ${identities.length}`, () => this.#headGraph(used.length, identities.length));
+      const plan = await session.plan(`head ${used.length} ${identities.length}`, () =>
+        this.#headGraph(used.length, identities.length),
+      );
       await session.run(
         plan,
         {
@@ -257,19 +294,30 @@ export class OmniIdEncoder extends Model {
   }
 }
 
-function headGraph(config: OmniIdEncoderConfig, dtype: ComputeDType, photos: number, identities: number): Graph {
+function headGraph(
+  config: OmniIdEncoderConfig,
+  dtype: ComputeDType,
+  photos: number,
+  identities: number,
+): Graph {
   const graph = new Graph();
   const rows = photos * tokensPerImage(config.vision);
   const features = graph.input('features', 'f32', [rows, config.vision.hiddenSize]);
   const starts = graph.input('photo_starts', 'i32', [identities]);
   const offsets = graph.input('photo_offsets', 'i32', [identities + 1]);
-  graph.output('tokens', omniEncoder(new Scope(graph, dtype), config, features, identities, { starts, offsets, rows }));
+  graph.output(
+    'tokens',
+    omniEncoder(new Scope(graph, dtype), config, features, identities, { starts, offsets, rows }),
+  );
   return graph;
 }
 
 /** Every weight of an encoder, by its published name. */
 export function omniIdWeights(config: OmniIdEncoderConfig): ReadonlyMap<string, WeightUse> {
-  return new Map([...translated(() => headGraph(config, 'f32', 1, 1)).weights, ...clipVisionWeights(config.vision)]);
+  return new Map([
+    ...translated(() => headGraph(config, 'f32', 1, 1)).weights,
+    ...clipVisionWeights(config.vision),
+  ]);
 }
 
 /** Whole identities, in order, with at most `photosPerGroup` photos together where one alone has not more. */

@@ -1,6 +1,12 @@
 import { defaultImageProcessor, type OmniIdEncoderConfig } from '../io/config.js';
 
-const head = { mlpRatio: 4, crossBlocks: 2, selfBlocks: 2, layerNormEps: 1e-5, features: 'last_hidden_state' } as const;
+const head = {
+  mlpRatio: 4,
+  crossBlocks: 2,
+  selfBlocks: 2,
+  layerNormEps: 1e-5,
+  features: 'last_hidden_state',
+} as const;
 const vit = { patchSize: 14, numChannels: 3, hiddenAct: 'gelu', layerNormEps: 1e-5 } as const;
 
 /** Encoders by name. `nano` is ours, small enough to train on a processor; `h` is the paper's, on ViT-H/14. */

@@ -41,7 +41,10 @@ export async function saveModel(
       () => false,
     );
     if (!isFolder) {
-      throw new FileError(`cannot write to ${folder}: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
+      throw new FileError(
+        `cannot write to ${folder}: ${error instanceof Error ? error.message : String(error)}`,
+        { cause: error },
+      );
     }
   });
   const width = dtype === 'f32' ? 4 : 2;
@@ -52,7 +55,11 @@ export async function saveModel(
     byteLength: width * shape.reduce((product, n) => product * n, 1),
     read: (first, count) => translated(() => weights.read(name, dtype, first / width, count / width)),
   }));
-  await writeSafetensors(join(folder, 'model.safetensors'), tensors, { metadata: { format: 'pt' }, signal, onProgress });
+  await writeSafetensors(join(folder, 'model.safetensors'), tensors, {
+    metadata: { format: 'pt' },
+    signal,
+    onProgress,
+  });
   const json = `${JSON.stringify(config, null, 2)}\n`;
   await writeFileAtomically(join(folder, 'config.json'), (file) => file.writeFile(json));
 }

@@ -1,5 +1,11 @@
 import { native, type NativeTensor } from '../bindings.js';
-import { decodePhoto, type DecodeOptions, type Photo, type PhotoPosition, type RawImage } from '../data/photo.js';
+import {
+  decodePhoto,
+  type DecodeOptions,
+  type Photo,
+  type PhotoPosition,
+  type RawImage,
+} from '../data/photo.js';
 import { ImageError } from '../errors.js';
 import type { Graph } from '../graph/graph.js';
 import type { Session } from '../graph/session.js';
@@ -79,10 +85,9 @@ export class VisionPipeline {
     const rows = this.rows(feature);
     // Two, so that the next batch is preprocessed while the engine works on this one.
     const size = Math.min(this.batch, photos.length);
-    const pixels = [0, 1].map(() => this.session.tensor({ dtype: 'f32', shape: [size, 3, imageSize, imageSize] })) as [
-      NativeTensor,
-      NativeTensor,
-    ];
+    const pixels = [0, 1].map(() =>
+      this.session.tensor({ dtype: 'f32', shape: [size, 3, imageSize, imageSize] }),
+    ) as [NativeTensor, NativeTensor];
     const inFlight: [Promise<void>, Promise<void>] = [Promise.resolve(), Promise.resolve()];
     const used: PlacedPhoto[] = [];
     const ahead: Promise<Loaded>[] = [];
@@ -181,8 +186,14 @@ export class VisionPipeline {
       places[name] = { tensor, element: 0 };
     };
     if (feature === 'pooled') {
-      index('class_rows', Int32Array.from({ length: images }, (_, i) => i * this.tokens));
-      index('image_offsets', Int32Array.from({ length: images + 1 }, (_, i) => i));
+      index(
+        'class_rows',
+        Int32Array.from({ length: images }, (_, i) => i * this.tokens),
+      );
+      index(
+        'image_offsets',
+        Int32Array.from({ length: images + 1 }, (_, i) => i),
+      );
     }
     await this.session.run(plan, places, options.signal).finally(() => {
       for (const tensor of indices) tensor.dispose();
@@ -190,4 +201,3 @@ export class VisionPipeline {
     options.onDone?.(images);
   }
 }
-

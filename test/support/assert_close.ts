@@ -1,6 +1,7 @@
 /** Largest |a − b| / largest |b|; NaN anywhere gives NaN. */
 export function relativeError(actual: Float32Array, expected: Float32Array): number {
-  if (actual.length !== expected.length) throw new Error(`${actual.length} values, expected ${expected.length}`);
+  if (actual.length !== expected.length)
+    throw new Error(`${actual.length} values, expected ${expected.length}`);
   let difference = 0;
   let scale = 0;
   for (let i = 0; i < expected.length; i++) {
@@ -15,7 +16,8 @@ export function relativeError(actual: Float32Array, expected: Float32Array): num
 
 /** Smallest cosine between rows of `width` values. */
 export function worstCosine(actual: Float32Array, expected: Float32Array, width: number): number {
-  if (actual.length !== expected.length) throw new Error(`${actual.length} values, expected ${expected.length}`);
+  if (actual.length !== expected.length)
+    throw new Error(`${actual.length} values, expected ${expected.length}`);
   let worst = Infinity;
   for (let row = 0; row < expected.length; row += width) {
     let ab = 0;
@@ -35,7 +37,12 @@ export function worstCosine(actual: Float32Array, expected: Float32Array, width:
 }
 
 /** Fails, with the worst element and both values, unless every |a − b| ≤ tolerance · largest |b|. NaN fails. */
-export function assertClose(actual: Float32Array, expected: Float32Array, tolerance: number, what: string): void {
+export function assertClose(
+  actual: Float32Array,
+  expected: Float32Array,
+  tolerance: number,
+  what: string,
+): void {
   const error = relativeError(actual, expected);
   if (error <= tolerance) return;
   let at = 0;
@@ -45,5 +52,7 @@ export function assertClose(actual: Float32Array, expected: Float32Array, tolera
     if (!(difference <= worst)) [at, worst] = [i, difference];
     if (Number.isNaN(difference)) break;
   }
-  throw new Error(`${what}: relative error ${error}, at most ${tolerance}; element ${at} is ${actual[at]}, expected ${expected[at]}`);
+  throw new Error(
+    `${what}: relative error ${error}, at most ${tolerance}; element ${at} is ${actual[at]}, expected ${expected[at]}`,
+  );
 }

@@ -22,7 +22,10 @@ export async function golden(name: string): Promise<GoldenCase> {
 }
 
 /** An f32 tensor of a case. */
-export function tensorOf(io: Map<string, LoadedTensor>, name: string): { shape: readonly number[]; data: Float32Array } {
+export function tensorOf(
+  io: Map<string, LoadedTensor>,
+  name: string,
+): { shape: readonly number[]; data: Float32Array } {
   const tensor = io.get(name);
   if (!(tensor?.data instanceof Float32Array)) throw new Error(`the golden case has no f32 tensor ${name}`);
   return { shape: tensor.shape, data: tensor.data };

@@ -22,7 +22,10 @@ export function procedural(name: string, elements: number, offset: number, scale
 export function proceduralWeight(name: string, shape: readonly number[]): Float32Array {
   const elements = shape.reduce((product, n) => product * n, 1);
   if (shape.length > 1) {
-    const scale = name.includes('embedding') && !name.includes('patch') ? 0.05 : Math.sqrt((3 * (shape[0] ?? 1)) / elements);
+    const scale =
+      name.includes('embedding') && !name.includes('patch')
+        ? 0.05
+        : Math.sqrt((3 * (shape[0] ?? 1)) / elements);
     return procedural(name, elements, 0, scale);
   }
   const norm = /norm|layrnorm/.test(name) && name.endsWith('weight');

@@ -1,12 +1,13 @@
-// Attention of one head of one sequence: out = softmax(scale · q · kᵀ) · v, with an online softmax, see `Attention` in kernels.h.
+// Attention of one head of one sequence: out = softmax(scale · q · kᵀ) · v, with an online softmax, see `Attention` in
+// kernels.h.
 //
 // Strategy: keys are taken in blocks of kKeyBlock. A block's keys and values are packed once into the panels that the GEMM tile
 // reads (keys transposed); then for every tile of queries: scores of the block into a buffer that fits the first-level cache,
-// running maximum and sum, weights exp(s − max) in place (in bf16 where the tile multiplies bf16), and weights · values added to
-// the accumulator after rescaling it. The score matrix of a sequence is never stored.
-// Softmax, sums and accumulators are f32; in bf16 the sum is taken before the weights are rounded, as in flash-attention.
-// Cost: 4 · queries · keys · head_dim flops; reads q, k, v once and writes out once. Every query's result is independent of the
-// others, so that callers may split the queries freely.
+// running maximum and sum, weights exp(s − max) in place (in bf16 where the tile multiplies bf16), and weights · values added
+// to the accumulator after rescaling it. The score matrix of a sequence is never stored. Softmax, sums and accumulators are
+// f32; in bf16 the sum is taken before the weights are rounded, as in flash-attention. Cost: 4 · queries · keys · head_dim
+// flops; reads q, k, v once and writes out once. Every query's result is independent of the others, so that callers may split
+// the queries freely.
 #include "cpu/kernels/gemm_tile.h"
 
 namespace omni_id::cpu::OMNI_ID_ISA_NAMESPACE {
@@ -180,8 +181,8 @@ void attend(const Attention* g, void* base) {
         copy_row((const Source*)g->q + (query + row) * g->q_stride, dim, dim_steps * kPair, queries + row * padded_dim);
       }
       for (int64_t panel = 0; panel < keys; panel += kPanelColumns) {
-        tile<T>(rows, smaller(kPanelColumns, keys - panel), queries, padded_dim,
-                (const T*)s.keys + panel * dim_steps * kPair, dim_steps, s.scores + panel, kKeyBlock, false);
+        tile<T>(rows, smaller(kPanelColumns, keys - panel), queries, padded_dim, (const T*)s.keys + panel * dim_steps * kPair,
+                dim_steps, s.scores + panel, kKeyBlock, false);
       }
       float* accumulator = s.accumulator + query * padded_dim;
       for (int64_t row = 0; row < rows; ++row) {

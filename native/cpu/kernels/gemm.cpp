@@ -134,8 +134,8 @@ void epilogue_row(const Gemm* g, const float* sums, int64_t row, int64_t first, 
 }
 
 template <typename T>
-void multiply_piece(const Gemm* g, const Scratch* s, int64_t row_begin, int64_t row_end, int64_t panel_begin,
-                    int64_t panel_end, int64_t first, int64_t depth) {
+void multiply_piece(const Gemm* g, const Scratch* s, int64_t row_begin, int64_t row_end, int64_t panel_begin, int64_t panel_end,
+                    int64_t first, int64_t depth) {
   constexpr int64_t kPerStep = 4 / sizeof(T);  // elements of k that one step of the tile takes
   const int64_t rows = row_end - row_begin;
   const int64_t sums_stride = (panel_end - panel_begin) * kPanelColumns;
@@ -158,20 +158,17 @@ void multiply_piece(const Gemm* g, const Scratch* s, int64_t row_begin, int64_t 
     }
     float* sums = s->sums + (p - panel_begin) * kPanelColumns;
     for (int64_t row = 0; row < rows; row += kTileRows) {
-      tile<T>(smaller(kTileRows, rows - row), columns, a + row * a_stride, a_stride, panel, steps,
-              sums + row * sums_stride, sums_stride, first > 0);
+      tile<T>(smaller(kTileRows, rows - row), columns, a + row * a_stride, a_stride, panel, steps, sums + row * sums_stride,
+              sums_stride, first > 0);
     }
   }
 }
 
 }  // namespace
 
-size_t gemm_scratch_bytes(const Gemm* g, int64_t rows, int64_t panels) {
-  return lay_out(g, rows, panels, nullptr).bytes;
-}
+size_t gemm_scratch_bytes(const Gemm* g, int64_t rows, int64_t panels) { return lay_out(g, rows, panels, nullptr).bytes; }
 
-void gemm_block(const Gemm* g, int64_t row_begin, int64_t row_end, int64_t panel_begin, int64_t panel_end,
-                void* scratch) {
+void gemm_block(const Gemm* g, int64_t row_begin, int64_t row_end, int64_t panel_begin, int64_t panel_end, void* scratch) {
   const Scratch s = lay_out(g, row_end - row_begin, panel_end - panel_begin, scratch);
   for (int64_t first = 0; first < g->k; first += kDepth) {
     const int64_t depth = smaller(kDepth, g->k - first);

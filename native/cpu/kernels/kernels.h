@@ -84,8 +84,7 @@ struct KernelTable {
   const char* name;
   // Bytes of scratch that one call of `gemm_block` over at most `rows` × `panels` needs (64-byte aligned).
   size_t (*gemm_scratch_bytes)(const Gemm*, int64_t rows, int64_t panels);
-  void (*gemm_block)(const Gemm*, int64_t row_begin, int64_t row_end, int64_t panel_begin, int64_t panel_end,
-                     void* scratch);
+  void (*gemm_block)(const Gemm*, int64_t row_begin, int64_t row_end, int64_t panel_begin, int64_t panel_end, void* scratch);
   size_t (*attention_scratch_bytes)(const Attention*);
   void (*attention)(const Attention*, void* scratch);
   void (*layer_norm)(const LayerNorm*, int64_t row_begin, int64_t row_end);

@@ -2,10 +2,10 @@
 //   out[i] = clip8((2^21 + Σ_t pixel[first(i) + t] · weight[i][t]) >> 22)
 // with the weights as whole numbers of 22 fractional bits (Pillow, src/libImaging/Resample.c, ImagingResample*_8bpc).
 //
-// Strategy: kLanes sums side by side. Down the columns they are neighbouring bytes of a row. Along the rows, kLanes rows are first
-// transposed, so that there too a step multiplies one weight with consecutive bytes: no shuffles, and the compiler turns the
-// fixed-length loops into whole vectors in every instruction set.
-// Cost: a multiply-add a tap and byte of output; the transposition touches every input byte once more.
+// Strategy: kLanes sums side by side. Down the columns they are neighbouring bytes of a row. Along the rows, kLanes rows are
+// first transposed, so that there too a step multiplies one weight with consecutive bytes: no shuffles, and the compiler turns
+// the fixed-length loops into whole vectors in every instruction set. Cost: a multiply-add a tap and byte of output; the
+// transposition touches every input byte once more.
 #include "cpu/kernels/simd.h"
 
 namespace omni_id::cpu::OMNI_ID_ISA_NAMESPACE {

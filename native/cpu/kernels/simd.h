@@ -66,9 +66,7 @@ OMNI_ID_INLINE __m256i to_bf16(Vector x) {
 #endif
 }
 OMNI_ID_INLINE void store_bf16(uint16_t* p, Vector x) { _mm256_storeu_si256((__m256i*)p, to_bf16(x)); }
-OMNI_ID_INLINE void store_bf16_n(uint16_t* p, Vector x, int64_t n) {
-  _mm256_mask_storeu_epi16(p, first(n), to_bf16(x));
-}
+OMNI_ID_INLINE void store_bf16_n(uint16_t* p, Vector x, int64_t n) { _mm256_mask_storeu_epi16(p, first(n), to_bf16(x)); }
 OMNI_ID_INLINE Vector add(Vector a, Vector b) { return _mm512_add_ps(a, b); }
 OMNI_ID_INLINE Vector subtract(Vector a, Vector b) { return _mm512_sub_ps(a, b); }
 OMNI_ID_INLINE Vector multiply(Vector a, Vector b) { return _mm512_mul_ps(a, b); }
@@ -121,9 +119,7 @@ OMNI_ID_INLINE Vector divide(Vector a, Vector b) { return _mm256_div_ps(a, b); }
 OMNI_ID_INLINE Vector multiply_add(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
 OMNI_ID_INLINE Vector larger_of(Vector a, Vector b) { return _mm256_max_ps(a, b); }
 OMNI_ID_INLINE Vector smaller_of(Vector a, Vector b) { return _mm256_min_ps(a, b); }
-OMNI_ID_INLINE Vector round_to_integer(Vector a) {
-  return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-}
+OMNI_ID_INLINE Vector round_to_integer(Vector a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 // n must lie in [-126, 127].
 OMNI_ID_INLINE Vector scale_by_power(Vector a, Vector n) {
   const __m256i exponent = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
@@ -238,8 +234,6 @@ OMNI_ID_INLINE Vector gelu(Vector x) {
 }
 
 // x · sigmoid(1.702 x), the approximation that OpenAI's CLIP was trained with.
-OMNI_ID_INLINE Vector quick_gelu(Vector x) {
-  return divide(x, add(splat(1.0f), exponential(multiply(x, splat(-1.702f)))));
-}
+OMNI_ID_INLINE Vector quick_gelu(Vector x) { return divide(x, add(splat(1.0f), exponential(multiply(x, splat(-1.702f))))); }
 
 }  // namespace omni_id::cpu::OMNI_ID_ISA_NAMESPACE

@@ -17,8 +17,15 @@ void resample_columns(const Resample*, int64_t begin, int64_t end);
 
 const KernelTable& kernels() {
   static const KernelTable table = {
-      OMNI_ID_NAME_OF(OMNI_ID_ISA_NAMESPACE), gemm_scratch_bytes, gemm_block, attention_scratch_bytes, attention, layer_norm,
-      resample_scratch_bytes, resample_rows, resample_columns,
+      OMNI_ID_NAME_OF(OMNI_ID_ISA_NAMESPACE),
+      gemm_scratch_bytes,
+      gemm_block,
+      attention_scratch_bytes,
+      attention,
+      layer_norm,
+      resample_scratch_bytes,
+      resample_rows,
+      resample_columns,
   };
   return table;
 }

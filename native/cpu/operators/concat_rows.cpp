@@ -29,8 +29,8 @@ class ConcatRows final : public Kernel {
     }
     device_.parallel_for(pieces_, [&](int64_t i) {
       for (int64_t row = offsets[i]; row < offsets[i + 1]; ++row) {
-        std::memcpy(y.data + row * y.row_stride * element_,
-                    x.data + (starts[i] + row - offsets[i]) * x.row_stride * element_, row_bytes_);
+        std::memcpy(y.data + row * y.row_stride * element_, x.data + (starts[i] + row - offsets[i]) * x.row_stride * element_,
+                    row_bytes_);
       }
     });
   }

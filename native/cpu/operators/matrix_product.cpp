@@ -19,9 +19,7 @@ int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 void matrix_product(CpuDevice& device, const Gemm& gemm) {
   if (gemm.m == 0 || gemm.n == 0) return;
   const int64_t panels = divide_up(gemm.n, kPanelColumns);
-  const auto even_rows = [&](int64_t blocks) {
-    return divide_up(divide_up(gemm.m, blocks), kRowGranule) * kRowGranule;
-  };
+  const auto even_rows = [&](int64_t blocks) { return divide_up(divide_up(gemm.m, blocks), kRowGranule) * kRowGranule; };
   int64_t rows_per_block = even_rows(divide_up(gemm.m, kRowsPerBlock));
   int64_t panels_per_block = std::min(panels, kPanelsPerBlock);
   const auto blocks = [&] { return divide_up(gemm.m, rows_per_block) * divide_up(panels, panels_per_block); };
@@ -35,8 +33,8 @@ void matrix_product(CpuDevice& device, const Gemm& gemm) {
   device.pool().parallel_for(blocks(), [&](int64_t block, int worker) {
     const int64_t row = block % row_blocks * rows_per_block;
     const int64_t panel = block / row_blocks * panels_per_block;
-    kernels.gemm_block(&gemm, row, std::min(gemm.m, row + rows_per_block), panel,
-                       std::min(panels, panel + panels_per_block), device.scratch(worker));
+    kernels.gemm_block(&gemm, row, std::min(gemm.m, row + rows_per_block), panel, std::min(panels, panel + panels_per_block),
+                       device.scratch(worker));
   });
 }
 

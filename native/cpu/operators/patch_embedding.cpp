@@ -22,14 +22,11 @@ class PatchEmbedding final : public Kernel {
         outputs_(a[1].shape[0]),
         bf16_(a[1].dtype == DType::bf16) {}
 
-  size_t workspace_bytes() const override {
-    return static_cast<size_t>(images_ * patches() * depth()) * (bf16_ ? 2 : 4);
-  }
+  size_t workspace_bytes() const override { return static_cast<size_t>(images_ * patches() * depth()) * (bf16_ ? 2 : 4); }
 
   void run(const KernelCall& call) override {
-    device_.parallel_for(images_ * rows_of_patches(), [&](int64_t task) {
-      bf16_ ? gather<uint16_t>(call, task) : gather<float>(call, task);
-    });
+    device_.parallel_for(images_ * rows_of_patches(),
+                         [&](int64_t task) { bf16_ ? gather<uint16_t>(call, task) : gather<float>(call, task); });
     const float *class_embedding = call.inputs[2].as<const float>(), *positions = call.inputs[3].as<const float>();
     float* out = call.outputs[0].as<float>();
     const int64_t stride = call.outputs[0].row_stride;
