@@ -78,20 +78,30 @@ void Environment::settle(Napi::Env env, Napi::Function, std::nullptr_t*, Job* jo
     for (Napi::ObjectReference& reference : owned->keep) reference.SuppressDestruct();
     return;
   }
-  Napi::HandleScope scope(env);
-  Environment& environment = of(env);
-  if (--environment.pending_ == 0) environment.way_.Unref(env);
+  // A worker thread that is being terminated refuses every call into JavaScript, also the one that would report it: there is
+  // nobody left to tell, and an exception must not leave this function.
   try {
-    if (owned->failure) {
-      owned->deferred.Reject(error_of(env, owned->failure).Value());
-    } else {
-      owned->deferred.Resolve(owned->result(env));
+    Napi::HandleScope scope(env);
+    Environment& environment = of(env);
+    if (--environment.pending_ == 0) environment.way_.Unref(env);
+    try {
+      if (owned->failure) {
+        owned->deferred.Reject(error_of(env, owned->failure).Value());
+      } else {
+        owned->deferred.Resolve(owned->result(env));
+      }
+    } catch (const Napi::Error& error) {
+      owned->deferred.Reject(error.Value());
+    } catch (...) {
+      owned->deferred.Reject(error_of(env, std::current_exception()).Value());
     }
-  } catch (const Napi::Error& error) {
-    owned->deferred.Reject(error.Value());
-  } catch (...) {
-    owned->deferred.Reject(error_of(env, std::current_exception()).Value());
+  } catch (const Napi::Error&) {
   }
+}
+
+void report_memory(Napi::Env env, int64_t change) {
+  int64_t total;
+  napi_adjust_external_memory(env, change, &total);
 }
 
 Napi::Error error_with_code(Napi::Env env, const char* code, const std::string& message) {

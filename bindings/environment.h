@@ -47,6 +47,9 @@ class Environment {
   int pending_ = 0;
 };
 
+// Tells V8 that native memory grew or shrank. Does nothing where the environment is ending, as destructors need.
+void report_memory(Napi::Env env, int64_t change);
+
 // A JavaScript error with the engine's `code`.
 Napi::Error error_with_code(Napi::Env env, const char* code, const std::string& message);
 // The same for whatever exception is being handled.

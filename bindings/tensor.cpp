@@ -48,17 +48,17 @@ TensorObject::TensorObject(const Napi::CallbackInfo& info) : ObjectWrap(info) {
     const TensorType type = type_from(info[1]);
     engine_ = std::make_shared<TensorData>(TensorData{type, device, device->allocate(type.bytes())});
     reported_ = static_cast<int64_t>(type.bytes());
-    Napi::MemoryManagement::AdjustExternalMemory(info.Env(), reported_);
+    report_memory(info.Env(), reported_);
   });
 }
 
 TensorObject::~TensorObject() {
-  if (reported_) Napi::MemoryManagement::AdjustExternalMemory(Env(), -reported_);
+  if (reported_) report_memory(Env(), -reported_);
 }
 
 void TensorObject::dispose(const Napi::CallbackInfo& info) {
   engine_.reset();
-  Napi::MemoryManagement::AdjustExternalMemory(info.Env(), -reported_);
+  report_memory(info.Env(), -reported_);
   reported_ = 0;
 }
 

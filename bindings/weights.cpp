@@ -66,12 +66,12 @@ Napi::Function WeightsObject::define(Napi::Env env) {
 WeightsObject::WeightsObject(const Napi::CallbackInfo& info) : ObjectWrap(info) { engine_ = std::make_shared<WeightStore>(); }
 
 WeightsObject::~WeightsObject() {
-  if (reported_) Napi::MemoryManagement::AdjustExternalMemory(Env(), -reported_);
+  if (reported_) report_memory(Env(), -reported_);
 }
 
 void WeightsObject::report(Napi::Env env) {
   const int64_t now = engine_ ? static_cast<int64_t>(engine_->owned_bytes()) : 0;
-  Napi::MemoryManagement::AdjustExternalMemory(env, now - reported_);
+  report_memory(env, now - reported_);
   reported_ = now;
 }
 

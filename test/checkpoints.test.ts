@@ -1,0 +1,281 @@
+// Checkpoints under other names and in other forms give the same features to the bit; what does not fit is listed by name, all at once.
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { test } from 'uvu';
+import * as assert from 'uvu/assert';
+import { ClipVisionEncoder, OmniIdEncoder, type WeightsError } from '../src/index.js';
+import { readSafetensors, readSafetensorsHeader } from '../src/io/safetensors.js';
+import { writeSafetensors } from '../src/io/safetensors_writer.js';
+import { convertModel } from '../src/models/convert.js';
+import { assertRejects } from './support/errors.js';
+import { golden, tensorOf } from './support/golden.js';
+
+type Weights = Map<string, { shape: readonly number[]; data: Float32Array }>;
+
+const { folder: clipFolder, config: clipConfig, io } = await golden('clip_vision_gelu');
+const original: Weights = new Map();
+for (const [name, { shape, data }] of await readSafetensors(join(clipFolder, 'model.safetensors'))) {
+  original.set(name, { shape, data: data as Float32Array });
+}
+const pixels = tensorOf(io, 'pixel_values');
+const photo = pixels.data.slice(0, pixels.data.length / (pixels.shape[0] ?? 1));
+const root = mkdtempSync(join(tmpdir(), 'omni-id-checkpoints-'));
+let count = 0;
+
+async function save(
+  weights: Weights,
+  config: unknown,
+  file = 'model.safetensors',
+  configFile = 'config.json',
+): Promise<string> {
+  const folder = join(root, String(count++));
+  mkdirSync(folder);
+  const tensors = [...weights].map(([name, { shape, data }]) => {
+    const bytes = new Uint8Array(data.slice().buffer);
+    return {
+      name,
+      dtype: 'F32' as const,
+      shape,
+      byteLength: bytes.length,
+      read: (first: number, n: number) => bytes.subarray(first, first + n),
+    };
+  });
+  await writeSafetensors(join(folder, file), tensors);
+  writeFileSync(join(folder, configFile), JSON.stringify(config));
+  return folder;
+}
+
+async function features(folder: string): Promise<Float32Array> {
+  using model = await ClipVisionEncoder.load(folder, { dtype: 'f32' });
+  return (await model.embedImages([photo], { feature: 'pooled' })).data;
+}
+
+const expected = await features(clipFolder);
+const zeros = (...shape: number[]): { shape: number[]; data: Float32Array } => ({
+  shape,
+  data: new Float32Array(shape.reduce((product, n) => product * n, 1)),
+});
+
+/** The golden weights under OpenCLIP's names, with the projections of attention fused. */
+function openClip(prefix: string): Weights {
+  const renamed: Weights = new Map();
+  const names: [RegExp, string][] = [
+    [/^embeddings\.class_embedding$/, 'class_embedding'],
+    [/^embeddings\.position_embedding\.weight$/, 'positional_embedding'],
+    [/^embeddings\.patch_embedding\.weight$/, 'conv1.weight'],
+    [/^pre_layrnorm\./, 'ln_pre.'],
+    [/^post_layernorm\./, 'ln_post.'],
+    [/^encoder\.layers\.(\d+)\.layer_norm([12])\./, 'transformer.resblocks.$1.ln_$2.'],
+    [/^encoder\.layers\.(\d+)\.self_attn\.out_proj\./, 'transformer.resblocks.$1.attn.out_proj.'],
+    [/^encoder\.layers\.(\d+)\.mlp\.fc1\./, 'transformer.resblocks.$1.mlp.c_fc.'],
+    [/^encoder\.layers\.(\d+)\.mlp\.fc2\./, 'transformer.resblocks.$1.mlp.c_proj.'],
+  ];
+  for (const [name, tensor] of original) {
+    const local = name.replace('vision_model.', '');
+    const projection = /^encoder\.layers\.(\d+)\.self_attn\.q_proj\.(weight|bias)$/.exec(local);
+    if (projection) {
+      const parts = ['q_proj', 'k_proj', 'v_proj'].map(
+        (part) => original.get(name.replace('q_proj', part)) ?? zeros(),
+      );
+      const data = Float32Array.from(parts.flatMap((part) => [...part.data]));
+      const shape = [3 * (tensor.shape[0] ?? 0), ...tensor.shape.slice(1)];
+      renamed.set(`${prefix}transformer.resblocks.${projection[1]}.attn.in_proj_${projection[2]}`, {
+        shape,
+        data,
+      });
+    } else if (!/\.[kv]_proj\./.test(local)) {
+      const [pattern, to] = names.find(([known]) => known.test(local)) ?? [/^/, 'unknown.'];
+      renamed.set(prefix + local.replace(pattern, to), tensor);
+    }
+  }
+  return renamed;
+}
+
+const vision = clipConfig as Record<string, number>;
+const openClipConfig = {
+  model_cfg: {
+    embed_dim: 32,
+    vision_cfg: {
+      image_size: vision['image_size'],
+      layers: vision['num_hidden_layers'],
+      width: vision['hidden_size'],
+      head_width: (vision['hidden_size'] ?? 0) / (vision['num_attention_heads'] ?? 1),
+      mlp_ratio: (vision['intermediate_size'] ?? 0) / (vision['hidden_size'] ?? 1),
+      patch_size: vision['patch_size'],
+    },
+    text_cfg: { context_length: 77 },
+  },
+};
+
+test('OpenCLIP, with and without its prefix', async () => {
+  for (const prefix of ['visual.', '']) {
+    const weights = openClip(prefix);
+    weights.set(`${prefix}proj`, zeros(vision['hidden_size'] ?? 0, 32));
+    if (prefix)
+      for (const name of ['logit_scale', 'token_embedding.weight', 'transformer.resblocks.0.ln_1.weight'])
+        weights.set(name, zeros(1));
+    const folder = await save(
+      weights,
+      openClipConfig,
+      'open_clip_model.safetensors',
+      'open_clip_config.json',
+    );
+    assert.equal(await features(folder), expected);
+    const converted = join(root, `converted-${count++}`);
+    await convertModel(folder, converted);
+    assert.equal(await features(converted), expected);
+    const names = [...(await readSafetensorsHeader(join(converted, 'model.safetensors'))).tensors.keys()];
+    assert.equal(names.sort(), [...original.keys()].sort());
+  }
+});
+
+test('CLIPModel, CLIPVisionModelWithProjection, and names without the prefix', async () => {
+  const projected: Weights = new Map(original).set('visual_projection.weight', zeros(8, 4));
+  assert.equal(
+    await features(
+      await save(projected, { ...clipConfig, architectures: ['CLIPVisionModelWithProjection'] }),
+    ),
+    expected,
+  );
+  const whole: Weights = new Map(projected)
+    .set('text_model.embeddings.token_embedding.weight', zeros(9, 4))
+    .set('text_projection.weight', zeros(8, 4))
+    .set('logit_scale', zeros())
+    .set('vision_model.embeddings.position_ids', zeros(1, 17));
+  assert.equal(
+    await features(await save(whole, { model_type: 'clip', text_config: {}, vision_config: clipConfig })),
+    expected,
+  );
+  const bare: Weights = new Map(
+    [...original].map(([name, tensor]) => [name.replace('vision_model.', ''), tensor]),
+  );
+  assert.equal(await features(await save(bare, clipConfig)), expected);
+});
+
+test('missing, extra and misshapen weights, all at once', async () => {
+  const weights: Weights = new Map(original);
+  weights.delete('vision_model.post_layernorm.bias');
+  weights.delete('vision_model.encoder.layers.1.mlp.fc1.weight');
+  weights.set('vision_model.encoder.layers.99.mlp.fc1.weight', zeros(2));
+  weights.set('vision_model.pre_layrnorm.weight', zeros(3));
+  const folder = await save(weights, clipConfig);
+  const error = (await assertRejects(
+    () => ClipVisionEncoder.load(folder),
+    'ERR_WEIGHTS',
+    'missing (2)',
+    'extra (1)',
+    'misshapen (1)',
+  )) as WeightsError;
+  assert.equal([...error.missing].sort(), [
+    'vision_model.encoder.layers.1.mlp.fc1.weight',
+    'vision_model.post_layernorm.bias',
+  ]);
+  assert.equal(error.extra, ['vision_model.encoder.layers.99.mlp.fc1.weight']);
+  assert.match(error.misshapen[0] ?? '', 'vision_model.pre_layrnorm.weight: [3], expected [');
+});
+
+test('configs that are wrong, and configs that contradict the weights', async () => {
+  const wrong: [Record<string, unknown>, string][] = [
+    [{ hidden_size: 'big' }, 'hidden_size'],
+    [{ hidden_size: 65 }, 'multiple of num_attention_heads'],
+    [{ hidden_act: 'swish' }, 'hidden_act'],
+    [{ patch_size: 0 }, 'patch_size'],
+    [{ image_size: 4 }, 'patch_size must not exceed'],
+    [{ layer_norm_eps: -1 }, 'layer_norm_eps'],
+    [{ num_channels: 4 }, 'num_channels'],
+    [{ num_hidden_layers: 1e9 }, 'num_hidden_layers'],
+  ];
+  for (const [change, word] of wrong) {
+    const folder = await save(original, { ...clipConfig, ...change });
+    await assertRejects(() => ClipVisionEncoder.load(folder), 'ERR_CONFIG', 'config.json', word);
+  }
+  for (const change of [
+    { num_hidden_layers: 4 },
+    { num_hidden_layers: 1 },
+    { hidden_size: 32 },
+    { image_size: 70 },
+    { intermediate_size: 8 },
+  ]) {
+    const folder = await save(original, { ...clipConfig, ...change });
+    await assertRejects(() => ClipVisionEncoder.load(folder), 'ERR_WEIGHTS');
+  }
+  const folder = await save(original, clipConfig);
+  for (const text of ['', '{', '[]', 'null', '"x"', '{"vision_config": 7}']) {
+    writeFileSync(join(folder, 'config.json'), text);
+    await assertRejects(() => ClipVisionEncoder.load(folder), 'ERR_CONFIG');
+  }
+});
+
+test('the image processor of a folder', async () => {
+  const folder = await save(original, clipConfig);
+  const write = (json: object): void => {
+    writeFileSync(join(folder, 'preprocessor_config.json'), JSON.stringify(json));
+  };
+  write({
+    image_mean: [0.5, 0.4, 0.3],
+    image_std: [0.2, 0.2, 0.2],
+    size: { shortest_edge: 64 },
+    crop_size: vision['image_size'],
+  });
+  const model = await ClipVisionEncoder.load(folder);
+  assert.equal(model.imageProcessor.mean, [0.5, 0.4, 0.3]);
+  assert.is(model.imageProcessor.shortestEdge, 64);
+  for (const [json, word] of [
+    [{ resample: 2 }, 'bicubic'],
+    [{ crop_size: 8 }, 'crop_size'],
+    [{ image_std: [0, 1, 1] }, 'image_std'],
+  ] as const) {
+    // prettier-ignore
+    write(json);
+    await assertRejects(() => ClipVisionEncoder.load(folder), 'ERR_CONFIG', word);
+  }
+});
+
+test('an encoder that was saved is the same when it is loaded', async () => {
+  const { folder: source } = await golden('omni_encoder');
+  await using encoder = await OmniIdEncoder.load(source, { dtype: 'f32' });
+  const input = [[new Float32Array(3 * encoder.config.vision.imageSize ** 2).fill(0.3)]];
+  const before = (await encoder.embed(input)).data;
+  for (const dtype of ['f32', 'bf16', 'f16'] as const) {
+    const folder = join(root, `saved-${dtype}`);
+    await encoder.save(folder, { dtype });
+    assert.equal(readdirSync(folder).sort(), ['config.json', 'model.safetensors']);
+    await using loaded = await OmniIdEncoder.load(folder, { dtype: 'f32' });
+    assert.equal(loaded.config, encoder.config);
+    const after = (await loaded.embed(input)).data;
+    if (dtype === 'f32') assert.equal(after, before);
+    else
+      assert.ok(
+        after.some((value, i) => value !== before[i]) &&
+          after.every((value, i) => Math.abs(value - (before[i] ?? NaN)) < 0.2),
+      );
+    // A second save replaces the first.
+    await encoder.save(folder, { dtype });
+  }
+  const saved = readFileSync(join(root, 'saved-f32/model.safetensors'));
+  const resaved = join(root, 'resaved');
+  await convertModel(join(root, 'saved-f32'), resaved);
+  assert.equal(readFileSync(join(resaved, 'model.safetensors')), saved);
+});
+
+test('a new encoder on a given CLIP has its weights', async () => {
+  const { folder: source, config } = await golden('omni_encoder');
+  const head = config['encoder'] as Record<string, number>;
+  const preset = { tokens: 3, width: head['c'] ?? 0, heads: head['heads'] ?? 0 };
+  await using from = await OmniIdEncoder.load(source, { dtype: 'f32' });
+  await using encoder = await OmniIdEncoder.create(
+    { ...from.config, ...preset },
+    { vision: clipFolder, dtype: 'f32', seed: 5 },
+  );
+  assert.is(encoder.config.vision.imageSize, vision['image_size']);
+  const pooled = await encoder.embedImages([photo], { feature: 'pooled' });
+  assert.equal(pooled.data, expected);
+  assert.equal((await encoder.embed([[photo, photo]])).shape, [1, 3, preset.width]);
+});
+
+test.after(() => {
+  rmSync(root, { recursive: true, force: true });
+});
+
+test.run();
