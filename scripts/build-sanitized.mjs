@@ -10,7 +10,7 @@ const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const cmakeJs = createRequire(import.meta.url).resolve('cmake-js/bin/cmake-js');
 const { status } = spawnSync(
   process.execPath,
-  [cmakeJs, 'compile', '--out', 'build/sanitize', '--CDOMNI_ID_SANITIZE=ON'],
+  [cmakeJs, 'compile', '--out', 'build/sanitize', '--CDOMNI_ID_SANITIZE=ON', '--CDOMNI_ID_TESTS=ON'],
   {
     cwd: root,
     stdio: 'inherit',

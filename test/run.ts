@@ -91,6 +91,15 @@ const sanitized = [
   'inputs',
   'lifecycle',
 ];
+/** The engine's own tests in a build folder; a part of the tests (`--only`) may be run before it is built. */
+function nativeTests(folder: string): string[] {
+  if (!existsSync(join(root, folder))) {
+    if (only === '') throw new Error(`${folder} is not built: npm test builds it`);
+    return [];
+  }
+  return readdirSync(join(root, folder)).filter((file) => file.endsWith('_test'));
+}
+
 const slow: Record<string, number> = { 'golden-vit-h': 900_000, fuzz: 600_000, install: 900_000 };
 
 function* programs(): Generator<Program> {
@@ -107,7 +116,7 @@ function* programs(): Generator<Program> {
   yield { name: 'lint: eslint', command: npx('eslint', '.'), plain: true };
   yield { name: 'types: tsc', command: npx('tsc', '-p', '.'), plain: true };
   yield { name: 'kernels share no symbols', command: ['node', 'scripts/check-isa-symbols.mjs'], plain: true };
-  for (const program of readdirSync(join(root, 'build/native')).filter((file) => file.endsWith('_test'))) {
+  for (const program of nativeTests('build/native')) {
     yield { name: `native: ${program}`, command: [join(root, 'build/native', program)] };
   }
   const files = readdirSync(join(root, 'test'))
@@ -125,6 +134,9 @@ function* programs(): Generator<Program> {
   }
   const addon = join(root, 'build/sanitize/omni_id.node');
   if (existsSync(addon)) {
+    for (const program of nativeTests('build/sanitize')) {
+      yield { name: `sanitized native: ${program}`, command: [join(root, 'build/sanitize', program)] };
+    }
     for (const file of files.filter((name) => sanitized.includes(name))) {
       const options = {
         OMNI_ID_ADDON: addon,

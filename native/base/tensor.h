@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -47,5 +48,10 @@ struct TensorView {
     return reinterpret_cast<T*>(data);
   }
 };
+
+// memcpy, for which no bytes may come from nowhere: an empty array has no address.
+inline void copy_bytes(void* to, const void* from, size_t bytes) {
+  if (bytes > 0) std::memcpy(to, from, bytes);
+}
 
 }  // namespace omni_id

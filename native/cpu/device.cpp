@@ -54,10 +54,10 @@ std::shared_ptr<Buffer> CpuDevice::allocate(size_t bytes) {
 }
 
 void CpuDevice::write(Buffer& buffer, size_t offset, const void* from, size_t bytes) {
-  std::memcpy(buffer.data() + offset, from, bytes);
+  copy_bytes(buffer.data() + offset, from, bytes);
 }
 
-void CpuDevice::read(Buffer& buffer, size_t offset, void* to, size_t bytes) { std::memcpy(to, buffer.data() + offset, bytes); }
+void CpuDevice::read(Buffer& buffer, size_t offset, void* to, size_t bytes) { copy_bytes(to, buffer.data() + offset, bytes); }
 
 std::byte* CpuDevice::arena(size_t bytes) {
   if (!arena_ || arena_->bytes() < bytes) {

@@ -31,7 +31,7 @@ void WeightStore::set_mapped(const std::string& name, const TensorType& type, st
 void WeightStore::set(const std::string& name, const Shape& shape, const float* values) {
   const TensorType type{DType::f32, shape};
   auto memory = allocate_aligned(type.bytes());
-  std::memcpy(memory.get(), values, type.bytes());
+  copy_bytes(memory.get(), values, type.bytes());
   std::lock_guard lock(mutex_);
   owned_bytes_ += type.bytes();
   tensors_[name] = {type, memory.get(), memory, nullptr};
@@ -137,7 +137,7 @@ size_t WeightStore::owned_bytes() const {
 // Slices of files need not be aligned to their element size: every element is loaded through memcpy.
 void read_as_f32(const WeightTensor& tensor, int64_t first, int64_t count, float* to) {
   if (tensor.type.dtype == DType::f32) {
-    std::memcpy(to, tensor.data + first * 4, static_cast<size_t>(count) * 4);
+    copy_bytes(to, tensor.data + first * 4, static_cast<size_t>(count) * 4);
     return;
   }
   const std::byte* from = tensor.data + first * 2;
@@ -150,7 +150,7 @@ void read_as_f32(const WeightTensor& tensor, int64_t first, int64_t count, float
 
 void read_as(const WeightTensor& tensor, int64_t first, int64_t count, DType dtype, std::byte* to) {
   if (tensor.type.dtype == dtype) {
-    std::memcpy(to, tensor.data + first * static_cast<int64_t>(size_of(dtype)), static_cast<size_t>(count) * size_of(dtype));
+    copy_bytes(to, tensor.data + first * static_cast<int64_t>(size_of(dtype)), static_cast<size_t>(count) * size_of(dtype));
     return;
   }
   constexpr int64_t kPiece = 4096;
