@@ -12,6 +12,12 @@ namespace omni_id::bindings {
 
 namespace {
 
+#if defined(__clang__)
+constexpr const char* kCompiler = __VERSION__;  // "Clang 14.0.6"
+#else
+constexpr const char* kCompiler = "GCC " __VERSION__;
+#endif
+
 Napi::Value strings(Napi::Env env, const std::vector<std::string>& values) {
   Napi::Array array = Napi::Array::New(env, values.size());
   for (size_t i = 0; i < values.size(); ++i) array.Set(static_cast<uint32_t>(i), values[i]);
@@ -71,6 +77,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
               }));
   exports.Set("version", OMNI_ID_VERSION);
   exports.Set("packedLayout", kPackedLayout);
+  exports.Set("compiler", kCompiler);
   return exports;
 }
 

@@ -42,6 +42,8 @@ class DeviceObject : public Napi::ObjectWrap<DeviceObject>, public Holder<Device
  private:
   Napi::Value describe(const Napi::CallbackInfo& info);
   Napi::Value memory(const Napi::CallbackInfo& info);
+  // measurePeak(what, seconds): Promise<number>
+  Napi::Value measure_peak(const Napi::CallbackInfo& info);
 };
 
 struct TensorData {
@@ -117,6 +119,9 @@ class PlanObject : public Napi::ObjectWrap<PlanObject>, public Holder<Plan> {
 
  private:
   Napi::Value run(const Napi::CallbackInfo& info);
+  // profile(tensors, cancellation): Promise of a description of every step, with its time
+  Napi::Value profile(const Napi::CallbackInfo& info);
+  Napi::Value submit(const Napi::CallbackInfo& info, std::shared_ptr<std::vector<double>> step_seconds);
   Napi::Value arena_bytes(const Napi::CallbackInfo& info);
   void dispose(const Napi::CallbackInfo& info);
 };

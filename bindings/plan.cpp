@@ -4,6 +4,32 @@
 
 namespace omni_id::bindings {
 
+namespace {
+
+// { op, inputs, outputs, attributes, seconds, flops, bytes }[]
+Napi::Value to_js(Napi::Env env, const std::vector<StepDescription>& steps, const std::vector<double>& seconds) {
+  const auto types = [env](const std::vector<TensorType>& from) {
+    Napi::Array array = Napi::Array::New(env, from.size());
+    for (size_t i = 0; i < from.size(); ++i) array.Set(static_cast<uint32_t>(i), bindings::to_js(env, from[i]));
+    return array;
+  };
+  Napi::Array array = Napi::Array::New(env, steps.size());
+  for (size_t i = 0; i < steps.size(); ++i) {
+    Napi::Object step = Napi::Object::New(env);
+    step.Set("op", steps[i].row->name);
+    step.Set("inputs", types(steps[i].inputs));
+    step.Set("outputs", types(steps[i].outputs));
+    step.Set("attributes", bindings::to_js(env, steps[i].attributes));
+    step.Set("seconds", seconds[i]);
+    step.Set("flops", steps[i].flops);
+    step.Set("bytes", steps[i].bytes);
+    array.Set(static_cast<uint32_t>(i), step);
+  }
+  return array;
+}
+
+}  // namespace
+
 Napi::Function CancellationObject::define(Napi::Env env) {
   return DefineClass(env, "Cancellation", {InstanceMethod<&CancellationObject::cancel>("cancel")});
 }
@@ -14,9 +40,10 @@ CancellationObject::CancellationObject(const Napi::CallbackInfo& info)
 void CancellationObject::cancel(const Napi::CallbackInfo&) { flag_->store(true); }
 
 Napi::Function PlanObject::define(Napi::Env env) {
-  return DefineClass(env, "Plan",
-                     {InstanceMethod<&PlanObject::run>("run"), InstanceAccessor<&PlanObject::arena_bytes>("arenaBytes"),
-                      InstanceMethod<&PlanObject::dispose>("dispose")});
+  return DefineClass(
+      env, "Plan",
+      {InstanceMethod<&PlanObject::run>("run"), InstanceMethod<&PlanObject::profile>("profile"),
+       InstanceAccessor<&PlanObject::arena_bytes>("arenaBytes"), InstanceMethod<&PlanObject::dispose>("dispose")});
 }
 
 // Only `compile` makes plans: it passes the engine's plan as an external value.
@@ -48,7 +75,13 @@ Napi::Value PlanObject::compile(const Napi::CallbackInfo& info) {
 
 // run(tensors: { name: { tensor, element } }, cancellation): Promise<void>. Inputs and outputs by name, each at an element of a
 // tensor.
-Napi::Value PlanObject::run(const Napi::CallbackInfo& info) {
+Napi::Value PlanObject::run(const Napi::CallbackInfo& info) { return submit(info, nullptr); }
+
+Napi::Value PlanObject::profile(const Napi::CallbackInfo& info) {
+  return submit(info, std::make_shared<std::vector<double>>());
+}
+
+Napi::Value PlanObject::submit(const Napi::CallbackInfo& info, std::shared_ptr<std::vector<double>> step_seconds) {
   return guarded(info.Env(), [&]() -> Napi::Value {
     Environment& environment = Environment::of(info.Env());
     const std::shared_ptr<Plan> plan = engine();
@@ -72,8 +105,11 @@ Napi::Value PlanObject::run(const Napi::CallbackInfo& info) {
     plan->check_bindings(bindings);
     const auto device = std::shared_ptr<Device>(plan, &plan->device());
     return environment.submit(
-        info.Env(), device, cancelled, [plan, bindings, cancelled] { plan->run(bindings, *cancelled); },
-        [](Napi::Env env) { return env.Undefined(); });
+        info.Env(), device, cancelled,
+        [plan, bindings, cancelled, step_seconds] { plan->run(bindings, *cancelled, step_seconds.get()); },
+        [plan, step_seconds](Napi::Env env) {
+          return step_seconds ? to_js(env, plan->steps(), *step_seconds) : env.Undefined();
+        });
   });
 }
 

@@ -10,7 +10,8 @@ namespace omni_id::bindings {
 
 Napi::Function DeviceObject::define(Napi::Env env) {
   return DefineClass(env, "Device",
-                     {InstanceMethod<&DeviceObject::describe>("describe"), InstanceMethod<&DeviceObject::memory>("memory")});
+                     {InstanceMethod<&DeviceObject::describe>("describe"), InstanceMethod<&DeviceObject::memory>("memory"),
+                      InstanceMethod<&DeviceObject::measure_peak>("measurePeak")});
 }
 
 DeviceObject::DeviceObject(const Napi::CallbackInfo& info) : ObjectWrap(info) {
@@ -34,6 +35,25 @@ Napi::Value DeviceObject::memory(const Napi::CallbackInfo& info) {
   object.Set("currentBytes", static_cast<double>(memory.current_bytes));
   object.Set("peakBytes", static_cast<double>(memory.peak_bytes));
   return object;
+}
+
+Napi::Value DeviceObject::measure_peak(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    const std::string name = string_from(info[0], "what");
+    const std::map<std::string, Peak> known = {{"f32", Peak::f32}, {"bf16", Peak::bf16}, {"memoryRead", Peak::memory_read}};
+    const auto what = known.find(name);
+    if (what == known.end() || !info[1].IsNumber()) {
+      throw EngineError(kInvalidArgument, "measurePeak: \"" + name + "\", expected f32, bf16 or memoryRead, and seconds");
+    }
+    const double seconds = info[1].As<Napi::Number>().DoubleValue();
+    const auto device = engine();
+    const auto result = std::make_shared<double>(0.0);
+    return Environment::of(info.Env())
+        .submit(
+            info.Env(), device, std::make_shared<std::atomic<bool>>(false),
+            [device, peak = what->second, seconds, result] { *result = device->measure_peak(peak, seconds); },
+            [result](Napi::Env env) -> Napi::Value { return Napi::Number::New(env, *result); });
+  });
 }
 
 Napi::Function TensorObject::define(Napi::Env env) {

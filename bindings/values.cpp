@@ -137,4 +137,20 @@ Napi::Object to_js(Napi::Env env, const TensorType& type) {
   return object;
 }
 
+Napi::Object to_js(Napi::Env env, const Attributes& attributes) {
+  Napi::Object object = Napi::Object::New(env);
+  for (const auto& [name, attribute] : attributes) {
+    std::visit(
+        [&object, &key = name](const auto& value) {
+          if constexpr (std::is_same_v<std::decay_t<decltype(value)>, std::string>) {
+            object.Set(key, value);
+          } else {
+            object.Set(key, static_cast<double>(value));
+          }
+        },
+        attribute);
+  }
+  return object;
+}
+
 }  // namespace omni_id::bindings

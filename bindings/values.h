@@ -21,5 +21,6 @@ Graph graph_from(const Napi::Value& value);
 
 Napi::Array to_js(Napi::Env env, const Shape& shape);
 Napi::Object to_js(Napi::Env env, const TensorType& type);
+Napi::Object to_js(Napi::Env env, const Attributes& attributes);
 
 }  // namespace omni_id::bindings

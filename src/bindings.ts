@@ -19,6 +19,8 @@ export interface NativeDevice {
   describe(): { kind: string; instructionSet: string; threads: number };
   /** Bytes of buffers, arena and scratch; packed weights are counted by their `Weights`. */
   memory(): { currentBytes: number; peakBytes: number };
+  /** What the device can do at most: flop/s, or bytes/s; the best of several rounds. 0 for what it has no instructions for. */
+  measurePeak(what: 'f32' | 'bf16' | 'memoryRead', seconds: number): Promise<number>;
 }
 
 export interface NativeTensor {
@@ -63,12 +65,33 @@ export interface NativeCancellation {
   cancel(): void;
 }
 
+/** One step of a plan and the time that it took. */
+export interface StepProfile {
+  /** Name in the operator table. */
+  readonly op: string;
+  /** Inputs and weights that are there, in the order of the operator's row. */
+  readonly inputs: readonly TensorType[];
+  readonly outputs: readonly TensorType[];
+  /** Attributes that are not at their default. */
+  readonly attributes: Readonly<Record<string, number | string>>;
+  readonly seconds: number;
+  /** Multiplications and additions, by the operator table. */
+  readonly flops: number;
+  /** Inputs, weights and outputs, each read or written once. */
+  readonly bytes: number;
+}
+
 export interface NativePlan {
   readonly arenaBytes: number;
   run(
     tensors: Record<string, { tensor: NativeTensor; element: number }>,
     cancellation: NativeCancellation,
   ): Promise<void>;
+  /** A run with every step timed. */
+  profile(
+    tensors: Record<string, { tensor: NativeTensor; element: number }>,
+    cancellation: NativeCancellation,
+  ): Promise<StepProfile[]>;
   dispose(): void;
 }
 
@@ -130,6 +153,8 @@ export interface NativeBinding {
   processorName(): string;
   readonly version: string;
   readonly packedLayout: string;
+  /** Name and version of the compiler that the addon was built with. */
+  readonly compiler: string;
 }
 
 let loaded: NativeBinding | undefined;

@@ -1,4 +1,5 @@
 export * from './errors.js';
+export type { StepProfile } from './bindings.js';
 export type { DecodeOptions, Photo, RawImage } from './data/photo.js';
 export type { DeviceOptions } from './graph/session.js';
 export type { ClipVisionConfig, ImageProcessorConfig, OmniIdEncoderConfig } from './io/config.js';

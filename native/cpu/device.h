@@ -26,6 +26,7 @@ class CpuDevice final : public Device {
                        InputRole role) override;
   std::unique_ptr<Kernel> bind(const OperatorRow& row, const Arguments& arguments) override;
   void parallel_for(int64_t tasks, const std::function<void(int64_t)>& body) override;
+  double measure_peak(Peak what, double seconds) override;
   DeviceMemory memory() const override;
 
   const cpu::KernelTable& kernels() const { return kernels_; }

@@ -25,6 +25,9 @@ class Buffer {
   size_t bytes_;
 };
 
+// What a device can do at most, by measuring it: arithmetic in registers (flop/s), or reading its memory (bytes/s).
+enum class Peak { f32, bf16, memory_read };
+
 struct DeviceMemory {
   size_t current_bytes = 0;
   size_t peak_bytes = 0;
@@ -56,6 +59,9 @@ class Device {
   virtual std::unique_ptr<Kernel> bind(const OperatorRow& row, const Arguments& arguments) = 0;
   // Runs body(i) for all i in [0, tasks) on the device's host threads.
   virtual void parallel_for(int64_t tasks, const std::function<void(int64_t)>& body) = 0;
+
+  // The best of several rounds on all of the device's threads, `seconds` in all; 0 for what the device has no instructions for.
+  virtual double measure_peak(Peak what, double seconds) = 0;
 
   virtual DeviceMemory memory() const = 0;  // from any thread
   Queue& queue() { return queue_; }

@@ -1,6 +1,7 @@
 #include "runtime/plan.h"
 
 #include <algorithm>
+#include <chrono>
 
 #include "base/error.h"
 #include "runtime/arena.h"
@@ -153,7 +154,10 @@ void Plan::check_bindings(const std::map<std::string, Binding>& bindings) const 
   }
 }
 
-void Plan::run(const std::map<std::string, Binding>& bindings, const std::atomic<bool>& cancelled) const {
+void Plan::run(const std::map<std::string, Binding>& bindings, const std::atomic<bool>& cancelled,
+               std::vector<double>* step_seconds) const {
+  using Clock = std::chrono::steady_clock;
+  if (step_seconds) step_seconds->resize(steps_.size());
   stop_if(cancelled);
   std::byte* arena = device_->arena(arena_bytes_);
   for (size_t step = 0; step < steps_.size(); ++step) {
@@ -164,8 +168,35 @@ void Plan::run(const std::map<std::string, Binding>& bindings, const std::atomic
     call.inputs.resize(node.row->inputs.size());
     for (int output : node.outputs) call.outputs.push_back(view_of(output, arena, bindings));
     call.workspace = arena + steps_[step].workspace;
+    const Clock::time_point begin = step_seconds ? Clock::now() : Clock::time_point();
     steps_[step].kernel->run(call);
+    if (step_seconds) (*step_seconds)[step] += std::chrono::duration<double>(Clock::now() - begin).count();
   }
+}
+
+std::vector<StepDescription> Plan::steps() const {
+  std::vector<StepDescription> steps;
+  for (const Node& node : graph_.nodes) {
+    StepDescription step;
+    step.row = node.row;
+    std::vector<const TensorType*> types;
+    for (int input : node.inputs) {
+      types.push_back(input < 0 ? nullptr : &graph_.values[input].type);
+      if (input >= 0) step.inputs.push_back(*types.back());
+    }
+    for (int output : node.outputs) step.outputs.push_back(graph_.values[output].type);
+    const Arguments arguments = checked_arguments(*node.row, types, node.attributes);
+    for (const AttributeRule& rule : node.row->attributes) {
+      const Attribute& value = arguments.attributes.at(rule.name);
+      if (value != rule.fallback) step.attributes[rule.name] = value;
+    }
+    step.flops = node.row->flops(arguments);
+    for (const auto* side : {&step.inputs, &step.outputs}) {
+      for (const TensorType& type : *side) step.bytes += static_cast<double>(type.bytes());
+    }
+    steps.push_back(std::move(step));
+  }
+  return steps;
 }
 
 }  // namespace omni_id

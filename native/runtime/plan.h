@@ -17,6 +17,16 @@ struct Binding {
   size_t offset = 0;
 };
 
+// What a step of a plan is and does, for profiles. Flops are those of the operator table.
+struct StepDescription {
+  const OperatorRow* row = nullptr;
+  std::vector<TensorType> inputs;  // those that are there
+  std::vector<TensorType> outputs;
+  Attributes attributes;  // those that are not at their default
+  double flops = 0;
+  double bytes = 0;  // inputs, weights and outputs, each read or written once
+};
+
 // A graph bound to a device: operators to kernels, values to places in the device's arena. Immutable after compilation; runs
 // happen on the device's queue thread, one at a time.
 class Plan {
@@ -29,8 +39,12 @@ class Plan {
   // Throws ERR_INVALID_ARGUMENT when a binding is missing, unknown or too small. From any thread.
   void check_bindings(const std::map<std::string, Binding>& bindings) const;
 
-  // Looks at `cancelled` between operators and throws ERR_ABORTED. On the queue thread.
-  void run(const std::map<std::string, Binding>& bindings, const std::atomic<bool>& cancelled) const;
+  // Looks at `cancelled` between operators and throws ERR_ABORTED. On the queue thread. With `step_seconds`, the time that each
+  // step took is added to its element; steps are not timed without.
+  void run(const std::map<std::string, Binding>& bindings, const std::atomic<bool>& cancelled,
+           std::vector<double>* step_seconds = nullptr) const;
+
+  std::vector<StepDescription> steps() const;
 
   const Graph& graph() const { return graph_; }
   Device& device() const { return *device_; }

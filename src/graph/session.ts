@@ -5,6 +5,7 @@ import {
   type NativePlan,
   type NativeTensor,
   type NativeWeights,
+  type StepProfile,
   type TensorType,
 } from '../bindings.js';
 import { ArgumentError, DeviceError, DisposedError, OmniIdError, WeightsError } from '../errors.js';
@@ -87,6 +88,8 @@ const mostPlans = 64;
  */
 export class Session {
   readonly #plans = new Map<string, Promise<NativePlan>>();
+  /** Given the steps of every run while it is set; runs are not timed without. */
+  onProfile: ((steps: readonly StepProfile[]) => void) | undefined;
 
   constructor(
     readonly device: NativeDevice,
@@ -124,7 +127,10 @@ export class Session {
    * @throws the signal's reason when it is aborted: between operators, or before the run begins
    */
   async run(plan: NativePlan, places: Record<string, Place>, signal?: AbortSignal): Promise<void> {
-    await this.cancellable(signal, (cancellation) => plan.run(places, cancellation));
+    await this.cancellable(signal, async (cancellation) => {
+      if (this.onProfile) this.onProfile(await plan.profile(places, cancellation));
+      else await plan.run(places, cancellation);
+    });
   }
 
   /** Awaits a job of the engine, cancelling it when the signal is aborted. */

@@ -1,5 +1,5 @@
 import { ArgumentError, DisposedError, FileError } from '../errors.js';
-import { native } from '../bindings.js';
+import { native, type StepProfile } from '../bindings.js';
 import { openDevice, Session, type DeviceOptions } from '../graph/session.js';
 import { registerWeights, type StoredTensor } from '../io/checkpoint.js';
 import { mapPackedCache, packedCachePath, writePackedCache } from '../io/packed_cache.js';
@@ -106,6 +106,21 @@ export abstract class Model implements Disposable, AsyncDisposable {
       deviceBytes: { current: currentBytes, peak: peakBytes },
       packedWeightBytes: this.session.weights.packed().reduce((sum, { byteLength }) => sum + byteLength, 0),
     };
+  }
+
+  /**
+   * Runs `body`, which calls this model, with every operator timed.
+   * @returns what `body` returned, and the steps of all plans that ran meanwhile, in order: operator, types, seconds, flops, bytes
+   * @throws what `body` throws
+   */
+  async profile<T>(body: () => Promise<T>): Promise<{ result: T; steps: readonly StepProfile[] }> {
+    const steps: StepProfile[] = [];
+    this.session.onProfile = (more) => void steps.push(...more);
+    try {
+      return { result: await body(), steps };
+    } finally {
+      this.session_.onProfile = undefined;
+    }
   }
 
   /** Runs `body` after all calls before it. Its signal is the caller's and the model's end in one. */

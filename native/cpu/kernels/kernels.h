@@ -91,6 +91,10 @@ struct KernelTable {
   size_t (*resample_scratch_bytes)(const Resample*);
   void (*resample_rows)(const Resample*, int64_t row_begin, int64_t row_end, void* scratch);
   void (*resample_columns)(const Resample*, int64_t begin, int64_t end);
+  // What this instruction set can do at most, see peak.cpp. Each returns the flops, or bytes, of one call on one thread.
+  double (*peak_f32)(int64_t steps);
+  double (*peak_bf16)(int64_t steps);  // null where there are no bfloat16 dot products
+  double (*read_memory)(const float* data, int64_t count);
 };
 
 namespace portable {

@@ -14,6 +14,13 @@ void layer_norm(const LayerNorm*, int64_t row_begin, int64_t row_end);
 size_t resample_scratch_bytes(const Resample*);
 void resample_rows(const Resample*, int64_t row_begin, int64_t row_end, void* scratch);
 void resample_columns(const Resample*, int64_t begin, int64_t end);
+double peak_f32(int64_t steps);
+#if defined(OMNI_ID_ISA_AVX512BF16)
+double peak_bf16(int64_t steps);
+#else
+constexpr double (*peak_bf16)(int64_t) = nullptr;
+#endif
+double read_memory(const float* data, int64_t count);
 
 const KernelTable& kernels() {
   static const KernelTable table = {
@@ -26,6 +33,9 @@ const KernelTable& kernels() {
       resample_scratch_bytes,
       resample_rows,
       resample_columns,
+      peak_f32,
+      peak_bf16,
+      read_memory,
   };
   return table;
 }
