@@ -106,6 +106,18 @@ program
     process.exitCode = info(options);
   });
 
+program
+  .command('bench')
+  .description('measure the encoder on this machine, beside what one would use instead')
+  .argument('[options...]', 'see: omni-id bench --help')
+  .helpOption(false)
+  .allowUnknownOption()
+  .action(async () => {
+    // The suite is loaded only here, and reads its own command line.
+    const { bench } = await import('../../benchmarks/command.js');
+    process.exitCode = await bench(process.argv.slice(process.argv.indexOf('bench') + 1));
+  });
+
 function report(error: unknown): number {
   if (error instanceof CommanderError) return error.exitCode === 0 ? exitCodes.ok : exitCodes.usage;
   const interrupted = error instanceof Interrupted;

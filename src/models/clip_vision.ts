@@ -12,8 +12,8 @@ export function tokensPerImage(config: ClipVisionConfig): number {
   return 1 + Math.floor(config.imageSize / config.patchSize) ** 2;
 }
 
-/** x += attention(norm(x)); x += mlp(norm(x)) */
-function encoderLayer(w: Scope, config: ClipVisionConfig, x: Value, sequences: number): Value {
+/** One layer of the tower: x += attention(norm(x)); x += mlp(norm(x)). Its scope is `vision_model.encoder.layers.{i}`. */
+export function encoderLayer(w: Scope, config: ClipVisionConfig, x: Value, sequences: number): Value {
   const norm = { epsilon: config.layerNormEps, output: w.dtype };
   const heads = config.numAttentionHeads;
   x = selfAttention(w.at('self_attn'), projections, layerNorm(w.at('layer_norm1'), x, norm), x, {
