@@ -1,5 +1,6 @@
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { OmniIdError } from '../src/errors.js';
+import { compareFiles } from './compare.js';
 import { sizes, type Size } from './fixtures.js';
 import { formatProfile, profileEncoder } from './profile.js';
 import { runSuites } from './run.js';
@@ -68,6 +69,14 @@ function newProgram(finish: (code: number) => void): Command {
             ? exitCodes.ok
             : exitCodes.failed,
       );
+    });
+  program
+    .command('compare')
+    .description('what became slower from one run to another, beyond noise')
+    .argument('<before>', 'JSON of a run')
+    .argument('<after>', 'JSON of another')
+    .action((before: string, after: string) => {
+      finish(compareFiles(before, after, console.log) ? exitCodes.ok : exitCodes.failed);
     });
   return program;
 }

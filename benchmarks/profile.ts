@@ -17,7 +17,8 @@ export interface OperatorProfile {
   readonly bytes: number;
 }
 
-function describe({ inputs, outputs, attributes }: StepProfile): string {
+/** Types of inputs and outputs but vectors, and attributes: what a step does, in a line. */
+export function describeStep({ inputs, outputs, attributes }: StepProfile): string {
   const typed = (types: StepProfile['inputs']): string =>
     types
       .filter(({ shape }) => shape.length > 1)
@@ -33,7 +34,7 @@ export function aggregate(runs: readonly (readonly StepProfile[])[]): OperatorPr
   const lines = new Map<string, { first: StepProfile; calls: number; seconds: number[] }>();
   for (const [i, steps] of runs.entries()) {
     for (const step of steps) {
-      const key = `${step.op} ${describe(step)}`;
+      const key = `${step.op} ${describeStep(step)}`;
       const line = lines.get(key) ?? { first: step, calls: 0, seconds: [] };
       line.seconds[i] = (line.seconds[i] ?? 0) + step.seconds;
       if (i === 0) line.calls++;
@@ -43,7 +44,7 @@ export function aggregate(runs: readonly (readonly StepProfile[])[]): OperatorPr
   return [...lines.values()]
     .map(({ first, calls, seconds }) => ({
       op: first.op,
-      shape: describe(first),
+      shape: describeStep(first),
       calls,
       seconds: median(seconds),
       flops: calls * first.flops,

@@ -1,5 +1,6 @@
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { native } from '../src/bindings.js';
 import { relativeError, worstCosine } from '../test/support/assert_close.js';
 import type { Context } from './context.js';
 import { ContestantProcess, type Program } from './contestants/process.js';
@@ -47,6 +48,22 @@ export interface Outcome {
   readonly work: Work;
   readonly row: Row;
   readonly samples: readonly Sample[];
+}
+
+/**
+ * Whose f32 outputs ours are compared with: a peer's, or those of our kernels for another instruction set. It takes no turns.
+ */
+export function referenceEntry(context: Context): Entry {
+  const peer = context.peer('onnxruntime-node');
+  if (peer) return { contestant: peer.name, dtype: 'f32', turns: false };
+  const isa = native().instructionSets()[1] ?? 'portable';
+  return {
+    contestant: 'omni-id',
+    dtype: 'f32',
+    env: { OMNI_ID_ISA: isa },
+    label: `omni-id on ${isa}`,
+    turns: false,
+  };
 }
 
 interface Runner {

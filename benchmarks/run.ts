@@ -34,6 +34,22 @@ async function checkFile(path: string | undefined): Promise<void> {
   });
 }
 
+/** What one suite cannot do must not cost the results of the others. */
+function failed(context: Context, { name: suite }: Suite, error: unknown): void {
+  const text = error instanceof Error ? error.message : String(error);
+  const note = text.trim().split('\n').slice(-4).join(' ');
+  context.add({
+    suite,
+    name: 'the suite',
+    contestant: 'omni-id',
+    status: 'failed',
+    note,
+    unit: 's',
+    cold: [],
+    warm: [],
+  });
+}
+
 /**
  * Runs the chosen suites, prints the tables and writes the files.
  * @returns whether every row is right
@@ -50,7 +66,11 @@ export async function runSuites(options: BenchOptions, log: (message: string) =>
   results.peers.push(...peers.map(({ name, found, detail }) => ({ name, found, detail })));
   const context = new Context({ quick, threads, rounds, preset, only: options.only }, results, peers, log);
   try {
-    for (const suite of picked) await suite.run(context);
+    for (const suite of picked) {
+      await suite.run(context).catch((error: unknown) => {
+        failed(context, suite, error);
+      });
+    }
   } finally {
     context.dispose();
   }

@@ -1,7 +1,9 @@
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
 #include "base/error.h"
+#include "base/float_formats.h"
 #include "cpu/device.h"
 #include "objects.h"
 #include "values.h"
@@ -83,13 +85,14 @@ void TensorObject::dispose(const Napi::CallbackInfo& info) {
 }
 
 // write(values: Float32Array | Int32Array, firstElement): the index of the first value that is not finite, or −1 when all were
-// written. Nothing is written otherwise.
+// written. Nothing is written otherwise. Floats are rounded for a bf16 tensor.
 Napi::Value TensorObject::write(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
     const TensorData& tensor = *engine();
     if (!info[0].IsTypedArray()) throw EngineError(kInvalidArgument, "write: expected a typed array");
     const auto array = info[0].As<Napi::TypedArray>();
-    const bool fits = (array.TypedArrayType() == napi_float32_array && tensor.type.dtype == DType::f32) ||
+    const bool floats = tensor.type.dtype == DType::f32 || tensor.type.dtype == DType::bf16;
+    const bool fits = (array.TypedArrayType() == napi_float32_array && floats) ||
                       (array.TypedArrayType() == napi_int32_array && tensor.type.dtype == DType::i32);
     if (!fits) throw EngineError(kInvalidArgument, "write: the array's type is not the tensor's, " + to_string(tensor.type));
     const int64_t first = integer_from(info[1], "first element"), total = tensor.type.elements();
@@ -99,30 +102,43 @@ Napi::Value TensorObject::write(const Napi::CallbackInfo& info) {
                                               to_string(tensor.type));
     }
     const auto* bytes = static_cast<const std::byte*>(array.ArrayBuffer().Data()) + array.ByteOffset();
-    if (tensor.type.dtype == DType::f32) {
+    if (floats) {
       const auto* values = reinterpret_cast<const float*>(bytes);
       for (int64_t i = 0; i < count; ++i) {
         if (!std::isfinite(values[i])) return Napi::Number::New(info.Env(), static_cast<double>(i));
       }
     }
-    tensor.device->write(*tensor.buffer, static_cast<size_t>(first) * 4, bytes, static_cast<size_t>(count) * 4);
+    if (tensor.type.dtype == DType::bf16) {
+      const auto* values = reinterpret_cast<const float*>(bytes);
+      std::vector<uint16_t> rounded(static_cast<size_t>(count));
+      std::transform(values, values + count, rounded.begin(), bf16_from_float);
+      tensor.device->write(*tensor.buffer, static_cast<size_t>(first) * 2, rounded.data(), static_cast<size_t>(count) * 2);
+    } else {
+      tensor.device->write(*tensor.buffer, static_cast<size_t>(first) * 4, bytes, static_cast<size_t>(count) * 4);
+    }
     return Napi::Number::New(info.Env(), -1);
   });
 }
 
-// read(firstElement, count): a copy, Float32Array or Int32Array.
+// read(firstElement, count): a copy, Float32Array (also of bf16) or Int32Array.
 Napi::Value TensorObject::read(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
     const TensorData& tensor = *engine();
     const int64_t first = integer_from(info[0], "first element"), count = integer_from(info[1], "count");
     const int64_t total = tensor.type.elements();
-    if (first < 0 || count < 0 || count > total || first > total - count || size_of(tensor.type.dtype) != 4) {
+    if (first < 0 || count < 0 || count > total || first > total - count) {
       throw EngineError(kInvalidArgument, "read: elements " + std::to_string(first) + " + " + std::to_string(count) + " of " +
                                               to_string(tensor.type));
     }
     const auto n = static_cast<size_t>(count);
     Napi::ArrayBuffer memory = Napi::ArrayBuffer::New(info.Env(), n * 4);
-    tensor.device->read(*tensor.buffer, static_cast<size_t>(first) * 4, memory.Data(), n * 4);
+    if (tensor.type.dtype == DType::bf16) {
+      std::vector<uint16_t> halves(n);
+      tensor.device->read(*tensor.buffer, static_cast<size_t>(first) * 2, halves.data(), n * 2);
+      std::transform(halves.begin(), halves.end(), static_cast<float*>(memory.Data()), float_from_bf16);
+    } else {
+      tensor.device->read(*tensor.buffer, static_cast<size_t>(first) * 4, memory.Data(), n * 4);
+    }
     if (tensor.type.dtype == DType::i32) return Napi::Int32Array::New(info.Env(), n, memory, 0);
     return Napi::Float32Array::New(info.Env(), n, memory, 0);
   });

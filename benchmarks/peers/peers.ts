@@ -91,7 +91,7 @@ function transformersJs(): Peer {
         if (!existsSync(weights)) linkSync(join(source, 'model.safetensors'), weights);
         await exportOnnx(
           await onnx(),
-          join(folder, 'onnx', 'vision_model.onnx'),
+          join(folder, 'onnx', 'model.onnx'),
           weights,
           configOf(size),
           part,

@@ -1,7 +1,7 @@
 import { native } from '../../src/bindings.js';
 import type { Context, Suite } from '../context.js';
 import type { Entry, Outcome, Race } from '../race.js';
-import { photosOf, race } from '../race.js';
+import { photosOf, race, referenceEntry } from '../race.js';
 import { peakShares } from '../results.js';
 import { median } from '../statistics.js';
 import { jpegRatio } from './encoder_jpeg.js';
@@ -74,22 +74,6 @@ function speedRatio(
   const theirs = perImage(other);
   const samples = perImage(ours).map((seconds, i) => (theirs[i] ?? NaN) / seconds);
   context.ratio({ name, value: median(samples), samples, better: 'higher', note });
-}
-
-/**
- * Whose f32 outputs ours are compared with: a peer's, or those of our kernels for another instruction set. It takes no turns.
- */
-function referenceEntry(context: Context): Entry {
-  const peer = context.peer('onnxruntime-node');
-  if (peer) return { contestant: peer.name, dtype: 'f32', turns: false };
-  const isa = native().instructionSets()[1] ?? 'portable';
-  return {
-    contestant: 'omni-id',
-    dtype: 'f32',
-    env: { OMNI_ID_ISA: isa },
-    label: `omni-id on ${isa}`,
-    turns: false,
-  };
 }
 
 const batch4 = { name: 'batch 4', identities: [4], repeat: 1 };

@@ -204,7 +204,7 @@ export class OmniIdEncoder extends Model {
   }
 
   #headGraph(photos: number, identities: number): Graph {
-    return headGraph(this.config, this.dtype, photos, identities);
+    return omniIdHeadGraph(this.config, this.dtype, photos, identities);
   }
 
   #expectedWeights(): ReadonlyMap<string, WeightUse> {
@@ -294,7 +294,8 @@ export class OmniIdEncoder extends Model {
   }
 }
 
-function headGraph(
+/** The graph of the encoder's head: from the features of `photos` photos of `identities` identities to their tokens. */
+export function omniIdHeadGraph(
   config: OmniIdEncoderConfig,
   dtype: ComputeDType,
   photos: number,
@@ -315,7 +316,7 @@ function headGraph(
 /** Every weight of an encoder, by its published name. */
 export function omniIdWeights(config: OmniIdEncoderConfig): ReadonlyMap<string, WeightUse> {
   return new Map([
-    ...translated(() => headGraph(config, 'f32', 1, 1)).weights,
+    ...translated(() => omniIdHeadGraph(config, 'f32', 1, 1)).weights,
     ...clipVisionWeights(config.vision),
   ]);
 }
