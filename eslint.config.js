@@ -3,7 +3,7 @@ import { defineConfig } from 'eslint/config';
 import tseslint from 'typescript-eslint';
 
 export default defineConfig(
-  { ignores: ['build/', 'dist/', 'prebuilds/', 'node_modules/', 'benchmarks/node_modules/'] },
+  { ignores: ['build/', 'dist/', 'prebuilds/', '**/node_modules/'] },
   js.configs.recommended,
   {
     files: ['**/*.ts'],

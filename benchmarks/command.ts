@@ -1,6 +1,7 @@
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { OmniIdError } from '../src/errors.js';
-import { compareFiles } from './compare.js';
+import { drawCharts, joined } from './charts.js';
+import { compareFiles, readResults } from './compare.js';
 import { sizes, type Size } from './fixtures.js';
 import { formatProfile, profileEncoder } from './profile.js';
 import { runSuites } from './run.js';
@@ -77,6 +78,15 @@ function newProgram(finish: (code: number) => void): Command {
     .argument('<after>', 'JSON of another')
     .action((before: string, after: string) => {
       finish(compareFiles(before, after, console.log) ? exitCodes.ok : exitCodes.failed);
+    });
+  program
+    .command('chart')
+    .description('figures of one or several runs as SVG')
+    .argument('<results...>', 'JSON of runs on one machine')
+    .requiredOption('--out <dir>', 'folder for the figures')
+    .action(async (paths: string[], { out }: { out: string }) => {
+      for (const path of await drawCharts(joined(paths.map(readResults)), out)) console.log(path);
+      finish(exitCodes.ok);
     });
   return program;
 }

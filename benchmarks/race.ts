@@ -210,26 +210,54 @@ function outputsOf(runner: Runner, work: string): Float32Array {
   return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
 }
 
-/** Largest difference from the first f32 contestant that has this work, or the one that it begins as, where there is another one. */
+/** Those whose outputs of a work are worth comparing with: f32 where there are any. */
+function others(runners: readonly Runner[], runner: Runner, work: string): Runner[] {
+  const have = runners.filter((one) => one !== runner && one.ready?.works[work] !== undefined);
+  const exact = have.filter(({ entry }) => entry.dtype === 'f32');
+  return exact.length > 0 ? exact : have;
+}
+
+/**
+ * How far the outputs are from another's. Ours in f32 is compared with all of them and has to agree with one; everybody else is compared with ours
+ * where that takes part, else with the first.
+ */
 function compared(race: Race, runners: readonly Runner[], runner: Runner, work: Work): Row['error'] {
-  for (const name of [work.name, race.beginsAs?.[work.name]]) {
-    if (name === undefined) continue;
-    const other =
-      runners.find((one) => one.entry.dtype === 'f32' && one.ready?.works[name]) ??
-      runners.find((one) => one.ready?.works[name]);
-    if (!other || (other === runner && name === work.name)) continue;
-    const actual = outputsOf(runner, work.name);
-    const expected = outputsOf(other, name);
-    const length = Math.min(actual.length, expected.length);
-    const pair = [actual.subarray(0, length), expected.subarray(0, length)] as const;
-    const { vision, width } = configOf(race.size);
-    return {
-      against: `${labelOf(other.entry)} ${other.entry.dtype}${name === work.name ? '' : `, ${name}`}`,
-      relative: finite(relativeError(...pair)),
-      cosine: finite(worstCosine(...pair, race.part === 'tokens' ? width : vision.hiddenSize)),
-    };
+  const isOurs = ({ entry }: Runner): boolean => entry.contestant === 'omni-id';
+  const same = others(runners, runner, work.name);
+  if (same.length > 0) {
+    if (isOurs(runner) && runner.entry.dtype === 'f32')
+      return same
+        .map((other) => errorBetween(race, runner, other, work.name, work.name))
+        .reduce((best, one) => ((one.relative ?? Infinity) < (best.relative ?? Infinity) ? one : best));
+    const other = same.find((one) => isOurs(one) && one.entry.dtype === 'f32') ?? same[0];
+    return other && errorBetween(race, runner, other, work.name, work.name);
   }
-  return undefined;
+  const beginning = race.beginsAs?.[work.name];
+  const other = beginning === undefined ? undefined : others(runners, runner, beginning)[0];
+  return other && beginning !== undefined
+    ? errorBetween(race, runner, other, work.name, beginning)
+    : undefined;
+}
+
+/** Outputs of `work` against another's, or as much of them as the other's `reference` has, which they begin as. */
+function errorBetween(
+  race: Race,
+  runner: Runner,
+  other: Runner,
+  work: string,
+  reference: string,
+): NonNullable<Row['error']> {
+  const whole = outputsOf(runner, work);
+  const expected = outputsOf(other, reference);
+  const actual = reference === work ? whole : whole.subarray(0, expected.length);
+  const against = `${labelOf(other.entry)} ${other.entry.dtype}${reference === work ? '' : `, ${reference}`}`;
+  if (actual.length !== expected.length) return { against, relative: null, cosine: null };
+  const { vision, width } = configOf(race.size);
+  return {
+    against,
+    relative: finite(relativeError(actual, expected)),
+    cosine: finite(worstCosine(actual, expected, race.part === 'tokens' ? width : vision.hiddenSize)),
+  };
 }
 
 const finite = (value: number): number | null => (Number.isFinite(value) ? value : null);

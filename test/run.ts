@@ -100,7 +100,12 @@ function nativeTests(folder: string): string[] {
   return readdirSync(join(root, folder)).filter((file) => file.endsWith('_test'));
 }
 
-const slow: Record<string, number> = { 'golden-vit-h': 900_000, fuzz: 600_000, install: 900_000 };
+const slow: Record<string, number> = {
+  'golden-vit-h': 900_000,
+  fuzz: 600_000,
+  install: 900_000,
+  bench: 600_000,
+};
 
 function* programs(): Generator<Program> {
   const npx = (tool: string, ...options: string[]): [string, ...string[]] => [

@@ -4,7 +4,7 @@ import { dirname, join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { packageRoot } from '../paths.js';
 
-// The peers' modules, as far as the suite uses them. They are installed apart (benchmarks/package.json, or the user's own project): the suite must run,
+// The peers' modules, as far as the suite uses them. They are installed apart (benchmarks/peers/package.json, or the user's own project): the suite must run,
 // and its types must check, without them.
 
 export interface Onnx {
@@ -38,8 +38,22 @@ export interface TransformersJs {
   };
 }
 
+/** Draws specifications of its own. */
+export interface Vega {
+  parse(spec: object): object;
+  readonly View: new (runtime: object, options: { renderer: 'none' }) => { toSVG(): Promise<string> };
+}
+
+/** Compiles short specifications to Vega's. */
+export interface VegaLite {
+  compile(spec: object): { spec: object };
+}
+
+/** Where the peers' package.json lies: below the suite, so that nothing which they bring can stand in for the suite's own dependencies. */
+export const peersFolder = join(packageRoot, 'benchmarks/peers');
+
 /** Folders from which peers are looked for: the user's project first. */
-const places = (): string[] => [process.cwd(), join(packageRoot, 'benchmarks')];
+const places = (): string[] => [process.cwd(), peersFolder];
 
 /** Where a module is installed, and its version; undefined when it is not. */
 export function findModule(name: string): { folder: string; version: string } | undefined {

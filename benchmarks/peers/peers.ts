@@ -5,9 +5,8 @@ import type { Context } from '../context.js';
 import type { Part, Work } from '../contestants/protocol.js';
 import { configOf, modelFolder, type Size } from '../fixtures.js';
 import { exportOnnx } from '../onnx/export.js';
-import { packageRoot } from '../paths.js';
 import { clipVisionConfigToJson } from '../../src/io/config.js';
-import { findModule, importFrom, type Onnx } from './modules.js';
+import { findModule, importFrom, peersFolder, type Onnx } from './modules.js';
 
 /** Somebody else's implementation, measured beside ours when it is there. */
 export interface Peer {
@@ -42,7 +41,7 @@ async function onnx(): Promise<Onnx> {
 function missing(names: readonly string[]): string | undefined {
   const absent = names.filter((name) => !findModule(name));
   if (absent.length === 0) return undefined;
-  return `not installed here or in ${join(packageRoot, 'benchmarks')}: npm install --ignore-scripts ${absent.join(' ')}`;
+  return `${absent.join(' and ')} not installed: npm ci --ignore-scripts --prefix ${peersFolder}, or npm install in your project`;
 }
 
 function onnxruntime(): Peer {
@@ -112,7 +111,7 @@ function pytorch(): Peer {
     dtypes: ['f32', 'bf16'],
     parts: ['tokens', 'features', 'block'],
     command: python ?? '',
-    arguments: [join(packageRoot, 'benchmarks/peers/pytorch.py')],
+    arguments: [join(peersFolder, 'pytorch.py')],
   });
   if (python === undefined || python === '') {
     return peer(false, 'OMNI_ID_PYTHON does not name a Python with torch, transformers and safetensors');

@@ -11,7 +11,7 @@ import { procedural, proceduralWeight } from '../../test/support/procedural.js';
 import { ContestantProcess } from '../contestants/process.js';
 import type { Context } from '../context.js';
 import type { Size } from '../fixtures.js';
-import { packageRoot } from '../paths.js';
+import { peersFolder } from '../peers/modules.js';
 import type { Peer } from '../peers/peers.js';
 import type { KernelCase } from './kernel_cases.js';
 
@@ -46,7 +46,7 @@ function program(context: Context, name: keyof typeof flags): Promise<string> {
   if (!path) {
     const out = join(context.folder, `kernel-peer-${name}`);
     const [define, library] = flags[name];
-    const source = join(packageRoot, 'benchmarks/peers/kernel_peer.cpp');
+    const source = join(peersFolder, 'kernel_peer.cpp');
     path = promisify(execFile)(process.env['CXX'] ?? 'c++', [
       '-std=c++20',
       '-O2',

@@ -1,0 +1,211 @@
+// The benchmark suite in its quick form: that everything runs and is compared, not how fast it is. Passes with and without peers installed.
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { test } from 'uvu';
+import * as assert from 'uvu/assert';
+import { resultsSchema, type Results } from '../benchmarks/results.js';
+import { native } from '../src/bindings.js';
+
+const folder = mkdtempSync(join(tmpdir(), 'omni-id-bench-test-'));
+const main = join(import.meta.dirname, '../benchmarks/main.ts');
+
+async function bench(
+  options: readonly string[],
+  env: Record<string, string> = {},
+): Promise<{ code: number | null; stdout: string; stderr: string }> {
+  const child = spawn(process.execPath, ['--import', 'tsx', main, ...options], {
+    env: { ...process.env, ...env },
+  });
+  const output = { stdout: '', stderr: '' };
+  for (const name of ['stdout', 'stderr'] as const)
+    child[name].on('data', (chunk: Buffer) => (output[name] += chunk.toString()));
+  const [code] = (await once(child, 'close')) as [number | null];
+  return { code, ...output };
+}
+
+const jsonPath = join(folder, 'quick.json');
+const read = (path: string): Results => resultsSchema.parse(JSON.parse(readFileSync(path, 'utf8')));
+
+test('a quick run of everything is right', async () => {
+  const markdown = join(folder, 'quick.md');
+  const { code, stdout, stderr } = await bench(['--quick', '--json', jsonPath, '--markdown', markdown]);
+  assert.is(code, 0, stderr);
+  const results = read(jsonPath);
+  assert.ok(results.rows.every(({ status }) => status === 'ok'));
+  for (const op of native().operators()) {
+    for (const dtype of ['f32', 'bf16']) {
+      assert.ok(
+        results.rows.some(
+          (row) => row.suite === 'kernel' && row.name.startsWith(`${op} `) && row.dtype === dtype,
+        ),
+        `a row for ${op} in ${dtype}`,
+      );
+    }
+  }
+  for (const suite of ['kernel', 'block', 'model', 'encoder', 'lifecycle', 'node', 'scaling'])
+    assert.ok(results.rows.some((row) => row.suite === suite), suite); // prettier-ignore
+  const found = (name: string): boolean => results.peers.some((peer) => peer.name === name && peer.found);
+  const expected = [
+    'encoder.f32.peak', 'encoder.bf16.peak', 'encoder.bf16.batch1.peak', 'ragged.vs_uniform', 'nano.bf16.peak', 'start.seconds', 'memory.bytes',
+    'loop.p99_ms', 'jpeg.vs_ideal',
+    ...(native().instructionSets().includes('avx2') ? ['avx2.f32.peak'] : []),
+    ...(found('onnxruntime-node') ? ['encoder.f32.vs_onnxruntime'] : []),
+    ...(found('pytorch') ? ['encoder.bf16.vs_pytorch'] : []),
+  ]; // prettier-ignore
+  for (const name of expected) {
+    const line = new RegExp(`^ratio ${name.replaceAll('.', '\\.')} (\\S+)$`, 'm').exec(stdout);
+    assert.ok(Number(line?.[1]) > 0, `ratio ${name}`);
+  }
+  assert.match(readFileSync(markdown, 'utf8'), '## encoder');
+  // Time that counts was compared before: every row of ours that computes the model says with what.
+  for (const row of results.rows.filter(
+    ({ suite, contestant }) => suite === 'model' && contestant === 'omni-id',
+  ))
+    assert.ok(row.error, `${row.name} was compared`);
+});
+
+test('unknown names are refused with a list of what there is', async () => {
+  for (const [options, known] of [
+    [['--suite', 'nothing'], 'kernel, block, model, encoder'],
+    [['--peer', 'nothing'], 'onnxruntime-node'],
+    [['--suite', 'encoder', '--only', 'nothing'], 'ragged.vs_uniform'],
+    [['--preset', 'nothing'], 'nano'],
+    [['--threads', 'many'], 'whole number'],
+    [['--json', '/nowhere/at/all.json'], '/nowhere/at/all.json'],
+  ] as const) {
+    const { code, stderr } = await bench(options);
+    assert.is(code, 2, stderr);
+    assert.match(stderr, known);
+  }
+});
+
+test('a profile names operators and shares', async () => {
+  const { code, stdout, stderr } = await bench([
+    '--profile',
+    '--preset',
+    'tiny',
+    '--batch',
+    '2',
+    '--rounds',
+    '2',
+  ]);
+  assert.is(code, 0, stderr);
+  for (const word of ['attention', 'patch_embedding', 'GFLOP/s', 'of peak']) assert.match(stdout, word);
+});
+
+/** An executable that passes for a Python with everything, and as a contestant does what `serve` says. */
+function fakePython(serve: string): string {
+  const path = join(folder, `python-${serve.length}`);
+  const script = `#!${process.execPath}
+    if (process.argv[2] === '-c') { console.log('9.9 transformers 9.9'); process.exit(0); }
+    const say = (message) => console.log(JSON.stringify(message));
+    const task = JSON.parse(process.argv[3]);
+    ${serve}`;
+  writeFileSync(path, script);
+  chmodSync(path, 0o755);
+  return path;
+}
+
+test('a peer that fails has a row that says so, and the run goes on', async () => {
+  const path = join(folder, 'failing.json');
+  const python = fakePython(`say({ type: 'error', message: 'no luck today' });`);
+  const { code } = await bench(['--quick', '--suite', 'block', '--peer', 'pytorch', '--json', path], {
+    OMNI_ID_PYTHON: python,
+  });
+  assert.is(code, 1);
+  const { rows } = read(path);
+  assert.ok(rows.some(({ contestant, status, note }) => contestant === 'pytorch' && status === 'failed' && note === 'no luck today')); // prettier-ignore
+  assert.ok(rows.some(({ contestant, status, warm }) => contestant === 'omni-id' && status === 'ok' && warm.length > 0)); // prettier-ignore
+});
+
+test('a peer that gives other numbers is found out', async () => {
+  const path = join(folder, 'wrong.json');
+  const python = fakePython(`
+    const works = {};
+    for (const { name, identities } of task.works) {
+      const elements = identities[0] * task.inputShape.reduce((a, b) => a * b, 1);
+      require('node:fs').writeFileSync(task.outputs + '/' + name + '.f32', new Uint8Array(new Float32Array(elements).fill(1).buffer));
+      works[name] = { firstSeconds: 1 };
+    }
+    say({ type: 'ready', loadSeconds: 1, works });
+    require('node:readline').createInterface({ input: process.stdin }).on('line', (line) => {
+      if (line !== 'end') return say({ type: 'sample', seconds: 1 });
+      say({ type: 'end', peakBytes: 1 });
+      process.exit(0);
+    });`);
+  const { code } = await bench(['--quick', '--suite', 'block', '--peer', 'pytorch', '--json', path], {
+    OMNI_ID_PYTHON: python,
+  });
+  assert.is(code, 1);
+  const { rows } = read(path);
+  const theirs = rows.filter(({ contestant }) => contestant === 'pytorch');
+  assert.ok(theirs.length > 0);
+  for (const { status, note } of theirs) {
+    assert.is(status, 'wrong');
+    assert.match(note ?? '', 'other numbers');
+  }
+  assert.ok(rows.some(({ contestant, dtype, status }) => contestant === 'omni-id' && dtype === 'bf16' && status === 'ok')); // prettier-ignore
+});
+
+/** The quick run with every time of ours changed. */
+function changed(name: string, change: (results: Results) => unknown): string {
+  const path = join(folder, name);
+  writeFileSync(path, JSON.stringify(change(structuredClone(read(jsonPath)))));
+  return path;
+}
+
+test('compare finds what became slower, and nothing else', async () => {
+  const same = await bench(['compare', jsonPath, jsonPath]);
+  assert.is(same.code, 0, same.stderr);
+  assert.match(same.stdout, '0 slower');
+  const twice = (results: Results): Results => {
+    for (const row of results.rows) row.warm = row.warm.map((seconds) => 2 * seconds);
+    return results;
+  };
+  const slower = changed('slower.json', twice);
+  const worse = await bench(['compare', jsonPath, slower]);
+  assert.is(worse.code, 1, worse.stdout);
+  assert.match(worse.stdout, 'SLOWER');
+  const better = await bench(['compare', slower, jsonPath]);
+  assert.is(better.code, 0, better.stdout);
+  assert.match(better.stdout, 'FASTER');
+});
+
+test('charts are drawn of every suite that has some, where the library is installed', async () => {
+  const out = join(folder, 'figures');
+  const { code, stdout, stderr } = await bench(['chart', jsonPath, '--out', out]);
+  if (stderr.includes('drawing needs vega')) {
+    assert.is(code, 2);
+    return;
+  }
+  assert.is(code, 0, stderr);
+  for (const name of ['model', 'block', 'roofline', 'scaling-batch', 'scaling-threads']) {
+    assert.match(stdout, `${name}.svg`);
+    assert.match(readFileSync(join(out, `${name}.svg`), 'utf8'), '<svg');
+  }
+});
+
+test('compare refuses what it cannot read', async () => {
+  const notJson = join(folder, 'not.json');
+  writeFileSync(notJson, 'not JSON');
+  for (const [path, words] of [
+    [changed('version.json', (results) => ({ ...results, version: 99 })), 'version 99'],
+    [changed('other.json', () => ({ some: 'thing' })), 'not results'],
+    [changed('torn.json', (results) => ({ ...results, rows: [{ suite: 1 }] })), 'rows.0'],
+    [notJson, 'JSON'],
+    [join(folder, 'absent.json'), 'ENOENT'],
+  ] as const) {
+    const { code, stderr } = await bench(['compare', jsonPath, path]);
+    assert.is(code, 2, stderr);
+    assert.match(stderr, words);
+  }
+});
+
+test.after(() => {
+  rmSync(folder, { recursive: true, force: true });
+});
+
+test.run();
