@@ -90,6 +90,7 @@ const sanitized = [
   'fuzz',
   'inputs',
   'lifecycle',
+  'profile',
 ];
 /** The engine's own tests in a build folder; a part of the tests (`--only`) may be run before it is built. */
 function nativeTests(folder: string): string[] {
