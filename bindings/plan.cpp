@@ -35,7 +35,7 @@ Napi::Value PlanObject::compile(const Napi::CallbackInfo& info) {
     check(*graph);
     auto plan = std::make_shared<std::shared_ptr<Plan>>();
     return environment.submit(
-        info.Env(), device, cancelled,
+        info.Env(), device->queue(), cancelled,
         [graph, device, weights, cancelled, plan] { *plan = Plan::compile(std::move(*graph), device, weights, *cancelled); },
         [plan, &weights_object](Napi::Env env) -> Napi::Value {
           weights_object.report(env);
@@ -70,9 +70,8 @@ Napi::Value PlanObject::run(const Napi::CallbackInfo& info) {
       bindings[name] = {tensor->buffer, static_cast<size_t>(element) * size_of(tensor->type.dtype)};
     }
     plan->check_bindings(bindings);
-    const auto device = std::shared_ptr<Device>(plan, &plan->device());
     return environment.submit(
-        info.Env(), device, cancelled, [plan, bindings, cancelled] { plan->run(bindings, *cancelled); },
+        info.Env(), plan->device().queue(), cancelled, [plan, bindings, cancelled] { plan->run(bindings, *cancelled); },
         [](Napi::Env env) { return env.Undefined(); });
   });
 }

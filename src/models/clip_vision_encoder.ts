@@ -1,6 +1,7 @@
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { checkPhoto, type DecodeOptions, type Photo } from '../data/photo.js';
+import { PhotoLoader, type PlacedPhoto } from '../data/photo_loader.js';
 import { ArgumentError, FileError, type ImageError } from '../errors.js';
 import type { Session } from '../graph/session.js';
 import { clipVisionNames, matchWeights, openCheckpoint } from '../io/checkpoint.js';
@@ -21,7 +22,7 @@ import {
   type ComputeDType,
   type LoadOptions,
 } from './model.js';
-import { VisionPipeline, type PlacedPhoto } from './vision_pipeline.js';
+import { VisionPipeline } from './vision_pipeline.js';
 
 /** A tensor as results carry it: row-major. */
 export interface Tensor {
@@ -62,10 +63,11 @@ export async function embedImages(
 ): Promise<ImageFeatures> {
   const placed = photos.map((source, photo): PlacedPhoto => ({ source, photo }));
   const rows = pipeline.rows(feature);
+  const loader = new PhotoLoader(placed, options);
   const out = session.tensor({ dtype: 'f32', shape: [placed.length * rows, config.hiddenSize] });
   try {
     let photosDone = 0;
-    const used = await pipeline.run(placed, feature, out, {
+    const used = await pipeline.run(placed, loader, feature, out, {
       ...options,
       onDone: (count) => {
         photosDone += count;
@@ -78,6 +80,7 @@ export async function embedImages(
     return { data, shape, photos: used.map(({ photo }) => photo) };
   } finally {
     out.dispose();
+    await loader.idle();
   }
 }
 

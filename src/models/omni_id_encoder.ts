@@ -1,5 +1,7 @@
 import { join } from 'node:path';
+import type { NativeTensor } from '../bindings.js';
 import type { Photo } from '../data/photo.js';
+import { PhotoLoader, type PlacedPhoto } from '../data/photo_loader.js';
 import { ArgumentError } from '../errors.js';
 import { Graph, type WeightUse } from '../graph/graph.js';
 import { translated, type Place, type Session } from '../graph/session.js';
@@ -28,7 +30,7 @@ import {
 import { omniEncoder } from './omni_encoder.js';
 import { presets, type PresetName } from './presets.js';
 import { checkSaveDtype, saveModel, type SaveOptions } from './save.js';
-import { VisionPipeline, type PlacedPhoto } from './vision_pipeline.js';
+import { VisionPipeline } from './vision_pipeline.js';
 
 /** Identity tokens. `shape` is [identities, L, C]. */
 export interface IdentityTokens extends Tensor {
@@ -57,7 +59,7 @@ interface Group {
  * The Omni-ID encoder, ℓ = E(X): any number of photos of a person to L identity tokens of width C (paper, section 3.1).
  *
  * Peak memory: the packed weights (bf16: 1.4 GB for preset `h`, 52 MB for `nano`), activations of one batch, and the CLIP features of
- * at most 64 photos, or of the identity with the most photos (1.3 MB a photo for `h`), twice.
+ * at most 64 photos, or of the identity with the most photos (1.3 MB a photo for `h`), three times.
  */
 export class OmniIdEncoder extends Model {
   readonly #pipeline: VisionPipeline;
@@ -226,42 +228,70 @@ export class OmniIdEncoder extends Model {
     const data = new Float32Array(identities.length * tokens * width);
     const kept: number[] = [];
     const counts: number[] = [];
+    const all = [...groups(identities)];
+    const loader = new PhotoLoader(
+      all.flatMap(({ photos }) => photos),
+      options,
+    );
     const photosTotal = identities.reduce((sum, photos) => sum + photos.length, 0);
     let photosDone = 0;
-    for (const group of groups(identities)) {
-      const result = await this.#embedGroup(group, {
-        ...options,
-        onDone: (count) => {
-          photosDone += count;
-          options.onProgress?.({ photosDone, photosTotal });
-        },
-      });
-      data.set(result.data, kept.length * tokens * width);
-      kept.push(...result.identities);
-      counts.push(...result.photos);
+    // The head of one group runs while the photos of the next are decoded and prepared.
+    let head: Promise<void> = Promise.resolve();
+    try {
+      for (const group of all) {
+        const features = this.session.tensor({
+          dtype: 'f32',
+          shape: [group.photos.length * this.#pipeline.tokens, this.config.vision.hiddenSize],
+        });
+        const vision = this.#pipeline.run(group.photos, loader, this.config.features, features, {
+          ...options,
+          onDone: (count) => {
+            photosDone += count;
+            options.onProgress?.({ photosDone, photosTotal });
+          },
+        });
+        const before = head;
+        head = vision
+          .then(async (used) => {
+            await before;
+            const result = await this.#head(group, used, features, options.signal);
+            data.set(result.data, kept.length * tokens * width);
+            kept.push(...result.identities);
+            counts.push(...result.photos);
+          })
+          .finally(() => {
+            features.dispose();
+          });
+        head.catch(() => undefined); // met below
+        await vision;
+        await before;
+      }
+      await head;
+    } finally {
+      await Promise.allSettled([head, loader.idle()]);
     }
     const used = kept.length === identities.length ? data : data.slice(0, kept.length * tokens * width);
     return { data: used, shape: [kept.length, tokens, width], identities: kept, photos: counts };
   }
 
-  async #embedGroup(
+  /** Tokens of a group's identities from the features of the photos that were used. */
+  async #head(
     group: Group,
-    options: EmbedOptions & { signal: AbortSignal; onDone: (photos: number) => void },
+    used: readonly PlacedPhoto[],
+    features: NativeTensor,
+    signal: AbortSignal,
   ): Promise<Omit<IdentityTokens, 'shape'>> {
     const { session } = this;
     const perPhoto = this.#pipeline.tokens;
-    const { hiddenSize } = this.config.vision;
     const { tokens, width } = this.config;
-    const features = session.tensor({ dtype: 'f32', shape: [group.photos.length * perPhoto, hiddenSize] });
-    const tensors = [features];
-    try {
-      const used = await this.#pipeline.run(group.photos, this.config.features, features, options);
-      const identities = group.identities.filter((identity) =>
-        used.some((photo) => photo.identity === identity),
-      );
-      const photos = identities.map((identity) => used.filter((photo) => photo.identity === identity).length);
-      if (identities.length === 0) return { data: new Float32Array(0), identities, photos };
+    const counts = new Map<number, number>();
+    for (const { identity = 0 } of used) counts.set(identity, (counts.get(identity) ?? 0) + 1);
+    const identities = group.identities.filter((identity) => counts.has(identity));
+    const photos = identities.map((identity) => counts.get(identity) ?? 0);
+    if (identities.length === 0) return { data: new Float32Array(0), identities, photos };
 
+    const tensors: NativeTensor[] = [];
+    try {
       const offsets = [0];
       for (const count of photos) offsets.push((offsets.at(-1) ?? 0) + count * perPhoto);
       const index = (values: number[]): Place => {
@@ -285,7 +315,7 @@ export class OmniIdEncoder extends Model {
           query_offsets: index([...identities, 0].map((_, i) => i * tokens)),
           tokens: { tensor: out, element: 0 },
         },
-        options.signal,
+        signal,
       );
       return { data: out.read(0, identities.length * tokens * width) as Float32Array, identities, photos };
     } finally {
