@@ -17,7 +17,7 @@ namespace {
 // Two packed operands of 512 × 128 floats are 512 KiB: they stay in the second-level cache.
 constexpr int64_t kKeyBlock = 512;
 
-#if defined(OMNI_ID_ISA_AVX512BF16)
+#if defined(OMNI_ID_NATIVE_BF16)
 constexpr bool kNativeBf16 = true;
 #else
 constexpr bool kNativeBf16 = false;
@@ -215,7 +215,7 @@ void attention(const Attention* g, void* scratch) {
   if (g->type == kF32) {
     attend<float, float>(g, scratch);
   } else {
-#if defined(OMNI_ID_ISA_AVX512BF16)
+#if defined(OMNI_ID_NATIVE_BF16)
     attend<uint16_t, uint16_t>(g, scratch);
 #else
     attend<uint16_t, float>(g, scratch);

@@ -15,7 +15,7 @@ namespace {
 // A panel piece of 32 × kDepth is 16 KiB in bf16 and 32 KiB in f32, the half or all of a first-level cache.
 constexpr int64_t kDepth = 256;
 
-#if defined(OMNI_ID_ISA_AVX512BF16)
+#if defined(OMNI_ID_NATIVE_BF16)
 constexpr bool kNativeBf16 = true;
 #else
 constexpr bool kNativeBf16 = false;
