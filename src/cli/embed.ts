@@ -1,4 +1,4 @@
-import { access, constants } from 'node:fs/promises';
+import { access, constants, stat } from 'node:fs/promises';
 import { dirname, extname, resolve } from 'node:path';
 import { listPhotos, type Grouping } from '../data/photo_files.js';
 import { ArgumentError, FileError, type ImageError } from '../errors.js';
@@ -30,6 +30,11 @@ async function checkOutput(path: string): Promise<void> {
       cause: error,
     });
   });
+  const isFolder = await stat(path).then(
+    (status) => status.isDirectory(),
+    () => false,
+  );
+  if (isFolder) throw new FileError(`--out ${path}: this is a folder, expected a file to write`);
 }
 
 async function writeTokens(
@@ -77,13 +82,13 @@ export async function embed(paths: readonly string[], options: EmbedCommand): Pr
   const load = { device: options.device, dtype: options.dtype, threads: options.threads };
 
   const started = performance.now();
-  if (options.weights === undefined) {
-    warn('no --weights: using a new, untrained "nano" encoder; its tokens do not tell people apart');
-  }
   await using encoder = await (options.weights === undefined
     ? OmniIdEncoder.create('nano', load)
     : OmniIdEncoder.load(options.weights, load));
   const loaded = performance.now();
+  if (options.weights === undefined) {
+    warn('no --weights: using a new, untrained "nano" encoder; its tokens do not tell people apart');
+  }
 
   const bad: ImageError[] = [];
   const bar = progressBar('embedding');
@@ -103,7 +108,9 @@ export async function embed(paths: readonly string[], options: EmbedCommand): Pr
     });
   const seconds = (performance.now() - loaded) / 1000;
   const names = result.identities.map((identity) => groups[identity]?.name ?? '');
-  if (options.out !== undefined) await writeTokens(options.out, result, names);
+  // Of no identity there is nothing to write: a file from before stays.
+  const out = names.length > 0 ? options.out : undefined;
+  if (out !== undefined) await writeTokens(out, result, names);
 
   for (const error of bad) warn(`left out: ${error.message}`);
   const photos = result.photos.reduce((sum, count) => sum + count, 0);
@@ -116,13 +123,13 @@ export async function embed(paths: readonly string[], options: EmbedCommand): Pr
       loadSeconds: (loaded - started) / 1000,
       embedSeconds: seconds,
       photosPerSecond: photos / seconds,
-      ...(options.out === undefined ? {} : { out: options.out }),
+      ...(out === undefined ? {} : { out }),
       info,
     });
   } else {
     for (const [i, name] of names.entries()) console.log(`${name}: ${result.photos[i]} photos`);
     console.log(
-      `${names.length} identities, tokens [${result.shape.join(', ')}]${options.out === undefined ? '' : ` written to ${options.out}`}`,
+      `${names.length} identities, tokens [${result.shape.join(', ')}]${out === undefined ? '' : ` written to ${out}`}`,
     );
     console.log(
       `loaded in ${((loaded - started) / 1000).toFixed(2)} s, ${photos} photos in ${seconds.toFixed(2)} s (${(photos / seconds).toFixed(1)} photos/s) on ` +

@@ -107,7 +107,15 @@ program
   });
 
 function report(error: unknown): number {
-  if (error instanceof CommanderError) return error.exitCode === 0 ? exitCodes.ok : exitCodes.usage;
+  if (error instanceof CommanderError) {
+    if (error.exitCode === 0) return exitCodes.ok;
+    // Commander has told the reader of stderr; a program reads stdout.
+    if (process.argv.includes('--json')) {
+      const message = error.message.replace(/^error: /, '');
+      printJson({ error: { code: 'ERR_INVALID_ARGUMENT', message } });
+    }
+    return exitCodes.usage;
+  }
   const interrupted = error instanceof Interrupted;
   const code = interrupted ? 'ERR_INTERRUPTED' : error instanceof OmniIdError ? error.code : 'ERR_INTERNAL';
   const message = error instanceof Error ? error.message : String(error);
@@ -127,7 +135,12 @@ function report(error: unknown): number {
 // A reader that went away (`| head`) ends the output, not the work with an error.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code === 'EPIPE') process.exit(process.exitCode);
-  throw error;
+  warn(`cannot write to standard output: ${error.message}`);
+  process.exit(exitCodes.failed);
+});
+// Nor do warnings that nobody reads end it (`2>&1 | head`).
+process.stderr.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EPIPE') throw error;
 });
 
 try {

@@ -151,11 +151,12 @@ export async function decodePhoto(
     };
   } catch (cause) {
     if (cause instanceof OmniIdError) throw cause;
-    throw new ImageError(
-      'ERR_IMAGE_UNREADABLE',
-      `${name}: not an image that can be decoded (${cause instanceof Error ? cause.message : String(cause)})`,
-      { cause, ...position },
-    );
+    // libvips keeps one error text for all threads: further lines may be of other photos.
+    const [reason] = (cause instanceof Error ? cause.message : String(cause)).split('\n');
+    throw new ImageError('ERR_IMAGE_UNREADABLE', `${name}: not an image that can be decoded (${reason})`, {
+      cause,
+      ...position,
+    });
   }
 }
 

@@ -55,12 +55,12 @@ OMNI_ID_INLINE uint16_t bf16_of(float value) {
 typedef __m512 Vector;
 constexpr int64_t kWidth = 16;
 
-OMNI_ID_INLINE __mmask16 first(int64_t n) { return (__mmask16)((1u << n) - 1u); }
+OMNI_ID_INLINE __mmask16 first_lanes(int64_t n) { return (__mmask16)((1u << n) - 1u); }
 OMNI_ID_INLINE Vector splat(float x) { return _mm512_set1_ps(x); }
 OMNI_ID_INLINE Vector load(const float* p) { return _mm512_loadu_ps(p); }
-OMNI_ID_INLINE Vector load_n(const float* p, int64_t n) { return _mm512_maskz_loadu_ps(first(n), p); }
+OMNI_ID_INLINE Vector load_n(const float* p, int64_t n) { return _mm512_maskz_loadu_ps(first_lanes(n), p); }
 OMNI_ID_INLINE void store(float* p, Vector x) { _mm512_storeu_ps(p, x); }
-OMNI_ID_INLINE void store_n(float* p, Vector x, int64_t n) { _mm512_mask_storeu_ps(p, first(n), x); }
+OMNI_ID_INLINE void store_n(float* p, Vector x, int64_t n) { _mm512_mask_storeu_ps(p, first_lanes(n), x); }
 OMNI_ID_INLINE Vector load_bf16(const uint16_t* p) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16));
 }
@@ -77,7 +77,7 @@ OMNI_ID_INLINE __m256i to_bf16(Vector x) {
 #endif
 }
 OMNI_ID_INLINE void store_bf16(uint16_t* p, Vector x) { _mm256_storeu_si256((__m256i*)p, to_bf16(x)); }
-OMNI_ID_INLINE void store_bf16_n(uint16_t* p, Vector x, int64_t n) { _mm256_mask_storeu_epi16(p, first(n), to_bf16(x)); }
+OMNI_ID_INLINE void store_bf16_n(uint16_t* p, Vector x, int64_t n) { _mm256_mask_storeu_epi16(p, first_lanes(n), to_bf16(x)); }
 OMNI_ID_INLINE Vector add(Vector a, Vector b) { return _mm512_add_ps(a, b); }
 OMNI_ID_INLINE Vector subtract(Vector a, Vector b) { return _mm512_sub_ps(a, b); }
 OMNI_ID_INLINE Vector multiply(Vector a, Vector b) { return _mm512_mul_ps(a, b); }
@@ -97,14 +97,14 @@ OMNI_ID_INLINE float largest_of(Vector a) { return _mm512_reduce_max_ps(a); }
 typedef __m256 Vector;
 constexpr int64_t kWidth = 8;
 
-OMNI_ID_INLINE __m256i first(int64_t n) {
+OMNI_ID_INLINE __m256i first_lanes(int64_t n) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 OMNI_ID_INLINE Vector splat(float x) { return _mm256_set1_ps(x); }
 OMNI_ID_INLINE Vector load(const float* p) { return _mm256_loadu_ps(p); }
-OMNI_ID_INLINE Vector load_n(const float* p, int64_t n) { return _mm256_maskload_ps(p, first(n)); }
+OMNI_ID_INLINE Vector load_n(const float* p, int64_t n) { return _mm256_maskload_ps(p, first_lanes(n)); }
 OMNI_ID_INLINE void store(float* p, Vector x) { _mm256_storeu_ps(p, x); }
-OMNI_ID_INLINE void store_n(float* p, Vector x, int64_t n) { _mm256_maskstore_ps(p, first(n), x); }
+OMNI_ID_INLINE void store_n(float* p, Vector x, int64_t n) { _mm256_maskstore_ps(p, first_lanes(n), x); }
 OMNI_ID_INLINE Vector load_bf16(const uint16_t* p) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16));
 }
@@ -302,6 +302,24 @@ OMNI_ID_INLINE Vector gelu(Vector x) {
   p = multiply_add(p, u, splat(0.04849959f));
   p = multiply_add(p, u, splat(-0.065328054f));
   p = multiply_add(p, u, splat(0.13092811f));
+  const Vector phi = multiply_add(bounded, p, splat(0.5f));
+  return multiply(x, larger_of(smaller_of(phi, splat(1.0f)), splat(0.0f)));
+}
+
+// GELU whose result is rounded to bfloat16 next: the same with P of degree 8 on |x| ≤ 4.3, |error of Φ| < 1.0e-5, |error|
+// < 4.3e-5, a fortieth of the rounding of a result near 1.
+OMNI_ID_INLINE Vector gelu_for_bf16(Vector x) {
+  const Vector bounded = larger_of(smaller_of(x, splat(4.3f)), splat(-4.3f));
+  const Vector u = multiply_add(multiply(bounded, bounded), splat(0.108166578f), splat(-1.0f));
+  Vector p = splat(0.00275411387f);
+  p = multiply_add(p, u, splat(-0.00703714276f));
+  p = multiply_add(p, u, splat(0.00906481873f));
+  p = multiply_add(p, u, splat(-0.0145165697f));
+  p = multiply_add(p, u, splat(0.0261553861f));
+  p = multiply_add(p, u, splat(-0.0397166088f));
+  p = multiply_add(p, u, splat(0.0555598065f));
+  p = multiply_add(p, u, splat(-0.0800383091f));
+  p = multiply_add(p, u, splat(0.164053872f));
   const Vector phi = multiply_add(bounded, p, splat(0.5f));
   return multiply(x, larger_of(smaller_of(phi, splat(1.0f)), splat(0.0f)));
 }
