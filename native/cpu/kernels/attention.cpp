@@ -18,7 +18,7 @@ namespace {
 // Two packed operands of 512 × 128 floats are 512 KiB: they stay in the second-level cache.
 constexpr int64_t kKeyBlock = 512;
 
-#if defined(OMNI_ID_ISA_AVX512BF16)
+#if defined(OMNI_ID_NATIVE_BF16)
 constexpr bool kNativeBf16 = true;
 #else
 constexpr bool kNativeBf16 = false;
@@ -121,6 +121,16 @@ void pack_keys(const Source* k, int64_t stride, int64_t keys, int64_t dim, T* pa
   }
 }
 
+#if defined(OMNI_ID_ISA_NEONBF16)
+// The first n of four bfloat16, as bits, zeros for the others; n may be any number.
+OMNI_ID_INLINE uint16x4_t load_bits_n(const uint16_t* p, int64_t n) {
+  if (n >= 4) return vld1_u16(p);
+  uint16_t bits[4] = {};
+  for (int64_t i = 0; i < n; ++i) bits[i] = p[i];
+  return vld1_u16(bits);
+}
+#endif
+
 // Values: panel[key / pair][32 dims][pair], the two keys of a pair interleaved.
 template <typename Source, typename T>
 void pack_values(const Source* v, int64_t stride, int64_t keys, int64_t dim, T* panels) {
@@ -142,6 +152,12 @@ void pack_values(const Source* v, int64_t stride, int64_t keys, int64_t dim, T* 
           const __mmask16 second = step * kPair + 1 < keys ? lanes : (__mmask16)0;
           const __m512i high = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(second, row + stride + d));
           words = _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+#elif defined(OMNI_ID_ISA_NEONBF16)
+          const uint16x4_t low = load_bits_n(row + d, n);
+          const uint16x4_t high = load_bits_n(row + stride + d, step * kPair + 1 < keys ? n : 0);
+          words = vreinterpretq_f32_u16(vcombine_u16(vzip1_u16(low, high), vzip2_u16(low, high)));
+#else
+          static_assert(kPair == 1, "an instruction set that multiplies pairs interleaves them here");
 #endif
         }
         store(panel + step * kPanelColumns + d, words);
@@ -283,7 +299,7 @@ void attention(const Attention* g, void* scratch) {
   if (g->type == kF32) {
     attend<float, float>(g, scratch);
   } else {
-#if defined(OMNI_ID_ISA_AVX512BF16)
+#if defined(OMNI_ID_NATIVE_BF16)
     attend<uint16_t, uint16_t>(g, scratch);
 #else
     attend<uint16_t, float>(g, scratch);

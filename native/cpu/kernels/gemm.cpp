@@ -18,7 +18,7 @@ namespace {
 constexpr int64_t kDepth = 640;
 constexpr int64_t kLine = 64;  // bytes of a cache line
 
-#if defined(OMNI_ID_ISA_AVX512BF16)
+#if defined(OMNI_ID_NATIVE_BF16)
 constexpr bool kNativeBf16 = true;
 #else
 constexpr bool kNativeBf16 = false;

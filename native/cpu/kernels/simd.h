@@ -10,10 +10,21 @@
 // includes no header with inline code of its own but the compiler's intrinsics.
 #if defined(OMNI_ID_ISA_AVX2) || defined(OMNI_ID_ISA_AVX512) || defined(OMNI_ID_ISA_AVX512BF16)
 #include <immintrin.h>
+#elif defined(OMNI_ID_ISA_NEON) || defined(OMNI_ID_ISA_NEONBF16)
+#include <arm_neon.h>
 #endif
 
 #if defined(OMNI_ID_ISA_AVX512) || defined(OMNI_ID_ISA_AVX512BF16)
 #define OMNI_ID_VECTOR_512 1
+#endif
+
+#if defined(OMNI_ID_ISA_NEON) || defined(OMNI_ID_ISA_NEONBF16)
+#define OMNI_ID_VECTOR_NEON 1
+#endif
+
+// The tile multiplies pairs of bfloat16 itself.
+#if defined(OMNI_ID_ISA_AVX512BF16) || defined(OMNI_ID_ISA_NEONBF16)
+#define OMNI_ID_NATIVE_BF16 1
 #endif
 
 #define OMNI_ID_INLINE static inline __attribute__((always_inline))
@@ -135,6 +146,68 @@ OMNI_ID_INLINE float largest_of(Vector a) {
   x = _mm_max_ps(x, _mm_movehl_ps(x, x));
   return _mm_cvtss_f32(_mm_max_ss(x, _mm_shuffle_ps(x, x, 1)));
 }
+
+#elif defined(OMNI_ID_VECTOR_NEON)
+
+typedef float32x4_t Vector;
+constexpr int64_t kWidth = 4;
+
+OMNI_ID_INLINE Vector splat(float x) { return vdupq_n_f32(x); }
+OMNI_ID_INLINE Vector load(const float* p) { return vld1q_f32(p); }
+OMNI_ID_INLINE void store(float* p, Vector x) { vst1q_f32(p, x); }
+// NEON has no masks: a part of a vector is its low half, if it has that, and a lane.
+OMNI_ID_INLINE Vector load_n(const float* p, int64_t n) {
+  if (n >= kWidth) return load(p);
+  Vector x = splat(0.0f);
+  if (n & 2) x = vcombine_f32(vld1_f32(p), vget_high_f32(x));
+  if (n == 3) x = vld1q_lane_f32(p + 2, x, 2);
+  if (n == 1) x = vld1q_lane_f32(p, x, 0);
+  return x;
+}
+OMNI_ID_INLINE void store_n(float* p, Vector x, int64_t n) {
+  if (n >= kWidth) store(p, x);
+  if (n & 2) vst1_f32(p, vget_low_f32(x));
+  if (n == 3) vst1q_lane_f32(p + 2, x, 2);
+  if (n == 1) vst1q_lane_f32(p, x, 0);
+}
+OMNI_ID_INLINE Vector load_bf16(const uint16_t* p) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
+OMNI_ID_INLINE uint16x4_t to_bf16(Vector x) {
+#if defined(OMNI_ID_ISA_NEONBF16)
+  return vreinterpret_u16_bf16(vcvt_bf16_f32(x));
+#else
+  const uint32x4_t bits = vreinterpretq_u32_f32(x);
+  const uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
+  const uint32x4_t rounded = vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7fff)));
+  const uint32x4_t quiet = vorrq_u32(bits, vdupq_n_u32(0x400000));
+  return vshrn_n_u32(vbslq_u32(vceqq_f32(x, x), rounded, quiet), 16);
+#endif
+}
+OMNI_ID_INLINE void store_bf16(uint16_t* p, Vector x) { vst1_u16(p, to_bf16(x)); }
+OMNI_ID_INLINE void store_bf16_n(uint16_t* p, Vector x, int64_t n) {
+  uint16_t whole[4];
+  vst1_u16(whole, to_bf16(x));
+  for (int64_t i = 0; i < n; ++i) p[i] = whole[i];
+}
+OMNI_ID_INLINE Vector add(Vector a, Vector b) { return vaddq_f32(a, b); }
+OMNI_ID_INLINE Vector subtract(Vector a, Vector b) { return vsubq_f32(a, b); }
+OMNI_ID_INLINE Vector multiply(Vector a, Vector b) { return vmulq_f32(a, b); }
+OMNI_ID_INLINE Vector divide(Vector a, Vector b) { return vdivq_f32(a, b); }
+OMNI_ID_INLINE Vector multiply_add(Vector a, Vector b, Vector c) { return vfmaq_f32(c, a, b); }
+// Of an unordered pair these give NaN, whichever side it stands on; the other instruction sets give the second operand.
+OMNI_ID_INLINE Vector larger_of(Vector a, Vector b) { return vmaxq_f32(a, b); }
+OMNI_ID_INLINE Vector smaller_of(Vector a, Vector b) { return vminq_f32(a, b); }
+OMNI_ID_INLINE Vector round_to_integer(Vector a) { return vrndnq_f32(a); }
+// n must lie in [-126, 127].
+OMNI_ID_INLINE Vector scale_by_power(Vector a, Vector n) {
+  const int32x4_t exponent = vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23);
+  return vmulq_f32(a, vreinterpretq_f32_s32(exponent));
+}
+// The lanes meet in the order of AVX2's last two steps; vaddvq_f32 would take neighbours first.
+OMNI_ID_INLINE float sum_of(Vector a) {
+  const float32x2_t halves = vadd_f32(vget_low_f32(a), vget_high_f32(a));
+  return vget_lane_f32(halves, 0) + vget_lane_f32(halves, 1);
+}
+OMNI_ID_INLINE float largest_of(Vector a) { return vmaxvq_f32(a); }
 
 #else
 

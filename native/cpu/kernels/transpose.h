@@ -55,6 +55,19 @@ OMNI_ID_INLINE void transpose(Vector (&rows)[8]) {
   }
 }
 
+#elif defined(OMNI_ID_VECTOR_NEON)
+
+OMNI_ID_INLINE void transpose(Vector (&rows)[4]) {
+  const float64x2_t even01 = vreinterpretq_f64_f32(vtrn1q_f32(rows[0], rows[1]));
+  const float64x2_t odd01 = vreinterpretq_f64_f32(vtrn2q_f32(rows[0], rows[1]));
+  const float64x2_t even23 = vreinterpretq_f64_f32(vtrn1q_f32(rows[2], rows[3]));
+  const float64x2_t odd23 = vreinterpretq_f64_f32(vtrn2q_f32(rows[2], rows[3]));
+  rows[0] = vreinterpretq_f32_f64(vtrn1q_f64(even01, even23));
+  rows[1] = vreinterpretq_f32_f64(vtrn1q_f64(odd01, odd23));
+  rows[2] = vreinterpretq_f32_f64(vtrn2q_f64(even01, even23));
+  rows[3] = vreinterpretq_f32_f64(vtrn2q_f64(odd01, odd23));
+}
+
 #else
 
 OMNI_ID_INLINE void transpose(Vector (&rows)[4]) {
