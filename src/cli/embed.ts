@@ -13,17 +13,18 @@ export interface EmbedCommand {
   readonly group: Grouping;
   readonly weights?: string;
   readonly out?: string;
-  readonly device?: string;
+  readonly device?: 'auto' | 'cpu';
   readonly dtype: ComputeDType;
   readonly threads?: number;
   readonly json?: boolean;
 }
 
 const endings = ['.safetensors', '.npy', '.json'];
+const endingOf = (path: string): string => extname(path).toLowerCase();
 
 /** Found out before minutes of computing. */
 async function checkOutput(path: string): Promise<void> {
-  if (!endings.includes(extname(path)))
+  if (!endings.includes(endingOf(path)))
     throw new ArgumentError(`--out ${path}: expected a name ending in ${endings.join(', ')}`);
   await access(dirname(resolve(path)), constants.W_OK).catch((error: unknown) => {
     throw new FileError(`--out ${path}: ${error instanceof Error ? error.message : String(error)}`, {
@@ -37,12 +38,16 @@ async function checkOutput(path: string): Promise<void> {
   if (isFolder) throw new FileError(`--out ${path}: this is a folder, expected a file to write`);
 }
 
+function counted(n: number, one: string, many = `${one}s`): string {
+  return `${n} ${n === 1 ? one : many}`;
+}
+
 async function writeTokens(
   path: string,
   { data, shape, photos }: IdentityTokens,
   names: readonly string[],
 ): Promise<void> {
-  switch (extname(path)) {
+  switch (endingOf(path)) {
     case '.npy':
       return writeNpy(path, data, shape);
     case '.json': {
@@ -119,7 +124,12 @@ export async function embed(paths: readonly string[], options: EmbedCommand): Pr
     printJson({
       shape: result.shape,
       identities: names.map((name, i) => ({ name, photos: result.photos[i] })),
-      failed: bad.map(({ code, message }) => ({ code, message })),
+      failed: bad.map(({ code, message, identity = 0, photo = 0 }) => ({
+        identity: groups[identity]?.name,
+        photo: groups[identity]?.photos[photo],
+        code,
+        message,
+      })),
       loadSeconds: (loaded - started) / 1000,
       embedSeconds: seconds,
       photosPerSecond: photos / seconds,
@@ -127,12 +137,14 @@ export async function embed(paths: readonly string[], options: EmbedCommand): Pr
       info,
     });
   } else {
-    for (const [i, name] of names.entries()) console.log(`${name}: ${result.photos[i]} photos`);
+    for (const [i, name] of names.entries())
+      console.log(`${name}: ${counted(result.photos[i] ?? 0, 'photo')}`);
     console.log(
-      `${names.length} identities, tokens [${result.shape.join(', ')}]${out === undefined ? '' : ` written to ${out}`}`,
+      `${counted(names.length, 'identity', 'identities')}, tokens [${result.shape.join(', ')}]` +
+        (out !== undefined ? ` written to ${out}` : options.out === undefined ? '' : ', nothing written'),
     );
     console.log(
-      `loaded in ${((loaded - started) / 1000).toFixed(2)} s, ${photos} photos in ${seconds.toFixed(2)} s (${(photos / seconds).toFixed(1)} photos/s) on ` +
+      `loaded in ${((loaded - started) / 1000).toFixed(2)} s, ${counted(photos, 'photo')} in ${seconds.toFixed(2)} s (${(photos / seconds).toFixed(1)} photos/s) on ` +
         `${info.device} (${info.instructionSet}, ${info.threads} threads, ${info.dtype})`,
     );
   }

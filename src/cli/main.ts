@@ -34,7 +34,7 @@ const folderHelp = 'folder with config.json and safetensors weights';
 const program = new Command('omni-id')
   .description('Identity tokens from any number of photos of a person.')
   .version(version())
-  .showHelpAfterError()
+  .showHelpAfterError('(--help lists the options)')
   .exitOverride()
   .addHelpText(
     'after',
@@ -66,6 +66,7 @@ program
   .argument('<preset>', 'nano or h')
   .requiredOption('--out <dir>', 'folder to write')
   .option('--seed <n>', 'seed of the weights', wholeNumber, 0)
+  .option('--force', 'replace a model that is there')
   .option('--clip <dir>', `CLIP model to start the vision tower from: a ${folderHelp}`)
   .addOption(
     new Option('--dtype <type>', 'type of the weights').choices(['f32', 'f16', 'bf16']).default('f32'),
@@ -82,6 +83,7 @@ program
   )
   .argument('<dir>', `model: a ${folderHelp}`)
   .option('--out <dir>', 'folder to write the converted model to')
+  .option('--force', 'replace a model that is there')
   .addOption(
     new Option('--dtype <type>', 'type of the weights (default: f32; of a packed cache: bf16)').choices([
       'f32',

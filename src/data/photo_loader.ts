@@ -5,26 +5,29 @@ export interface PlacedPhoto extends PhotoPosition {
   readonly source: Photo;
 }
 
-/** A photo's pixels, decoded or preprocessed, or why there are none. */
-export type LoadedPhoto = { image: RawImage } | { pixels: Float32Array } | { error: unknown };
-
 /**
- * Photos that are decoded or being decoded ahead of their use. Twice libuv's threads, so that none of them waits while one photo is slow; more would
- * only hold more memory.
+ * A photo's pixels, decoded or preprocessed, or why there are none. `owned` pixels belong to nobody else.
  */
+export type LoadedPhoto = { image: RawImage; owned: boolean } | { pixels: Float32Array } | { error: unknown };
+
+/** Photos that are decoded or being decoded ahead of their use: bounds the memory of decoded photos. */
 const decodeAhead = 8;
 
-async function load(photo: PlacedPhoto, options: DecodeOptions): Promise<LoadedPhoto> {
-  const { source } = photo;
+/**
+ * Photos that are being decoded at once: sharp works on libuv's threads (4, or UV_THREADPOOL_SIZE), one of which is left to the file reads of
+ * everybody else.
+ */
+const decodeAtOnce = Math.max(1, Number(process.env['UV_THREADPOOL_SIZE'] ?? 4) - 1);
+
+async function load({ source, ...position }: PlacedPhoto, options: DecodeOptions): Promise<LoadedPhoto> {
   if (source instanceof Float32Array) return { pixels: source };
-  if (typeof source === 'string' || source instanceof URL || source instanceof Uint8Array) {
-    return decodePhoto(source, photo, options).then(
-      (image) => ({ image }),
-      (error: unknown) => ({ error }),
-    );
+  if (typeof source !== 'string' && !(source instanceof URL) && !(source instanceof Uint8Array))
+    return { image: source, owned: false };
+  try {
+    return { image: await decodePhoto(source, position, options), owned: true };
+  } catch (error) {
+    return { error };
   }
-  // The engine reads the pixels from its own threads while JavaScript goes on: what the caller owns is copied.
-  return { image: { ...source, data: source.data.slice() } };
 }
 
 /**
@@ -33,6 +36,8 @@ async function load(photo: PlacedPhoto, options: DecodeOptions): Promise<LoadedP
 export class PhotoLoader {
   readonly #ahead: Promise<LoadedPhoto>[] = [];
   #next = 0;
+  #decoding = 0;
+  #stopped = false;
 
   constructor(
     private readonly photos: readonly PlacedPhoto[],
@@ -45,21 +50,27 @@ export class PhotoLoader {
     const first = this.#ahead.shift();
     if (!first) throw new Error('all photos have been loaded');
     const loaded = await first;
-    // Also while the caller is busy with this one.
-    this.#refill();
+    this.#refill(); // also while the caller is busy with this one
     return loaded;
   }
 
-  /** Resolves when nothing is being decoded any more. */
-  async idle(): Promise<void> {
+  /** Begins no more, and resolves when nothing is being decoded. */
+  async stop(): Promise<void> {
+    this.#stopped = true;
     await Promise.all(this.#ahead);
   }
 
   #refill(): void {
-    for (; this.#ahead.length < decodeAhead; this.#next++) {
-      const photo = this.photos[this.#next];
+    while (!this.#stopped && this.#ahead.length < decodeAhead && this.#decoding < decodeAtOnce) {
+      const photo = this.photos[this.#next++];
       if (!photo) return;
-      this.#ahead.push(load(photo, this.options));
+      this.#decoding++;
+      this.#ahead.push(
+        load(photo, this.options).finally(() => {
+          this.#decoding--;
+          this.#refill();
+        }),
+      );
     }
   }
 }

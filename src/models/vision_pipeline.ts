@@ -1,4 +1,5 @@
 import { native, type NativeTensor } from '../bindings.js';
+import { checkPhoto, describePhoto } from '../data/photo.js';
 import type { LoadedPhoto, PhotoLoader, PlacedPhoto } from '../data/photo_loader.js';
 import { ImageError } from '../errors.js';
 import type { Graph } from '../graph/graph.js';
@@ -88,6 +89,7 @@ export class VisionPipeline {
         } catch (error) {
           if (!(error instanceof ImageError) || !options.onPhotoError) throw error;
           options.onPhotoError(error);
+          options.onDone?.(1);
           continue;
         }
         used.push(photo);
@@ -110,21 +112,26 @@ export class VisionPipeline {
     element: number,
     signal: AbortSignal | undefined,
   ): Promise<void> {
+    // Checked once more, because time has passed since the call: a buffer that was transferred meanwhile is empty.
+    checkPhoto('pixels' in loaded ? loaded.pixels : loaded.image, photo, this.config.imageSize);
     if ('pixels' in loaded) {
-      const bad = tensor.write(loaded.pixels, element);
+      const { pixels } = loaded;
+      // Memory that other threads write to is copied before it is checked.
+      const bad = tensor.write(pixels.buffer instanceof ArrayBuffer ? pixels : pixels.slice(), element);
       if (bad < 0) return;
-      const { identity } = photo;
       throw new ImageError(
         'ERR_PIXELS_INVALID',
-        `photo ${photo.photo}${identity === undefined ? '' : ` of identity ${identity}`}: pixel value ${bad} is ` +
-          `${loaded.pixels[bad]}, expected a finite number`,
+        `${describePhoto(pixels, photo)}: pixel value ${bad} is ${pixels[bad]}, expected a finite number`,
         photo,
       );
     }
+    // The engine reads the pixels from its own threads while JavaScript goes on: what the caller owns is
+    // copied (not with slice(), which for a Buffer is a view).
+    const image = loaded.owned ? loaded.image : { ...loaded.image, data: new Uint8Array(loaded.image.data) };
     const { shortestEdge, cropSize, rescaleFactor, mean, std } = this.processor;
     const settings = { resize: shortestEdge, crop: cropSize, rescale: rescaleFactor, mean, std };
     await this.session.cancellable(signal, (cancellation) =>
-      native().preprocess(this.session.device, loaded.image, settings, tensor, element, cancellation),
+      native().preprocess(this.session.device, image, settings, tensor, element, cancellation),
     );
   }
 
