@@ -1,6 +1,7 @@
 // The addon's entry: the engine's classes and functions, one to one. No logic lives here.
 #include <napi.h>
 
+#include "base/thread_pool.h"
 #include "cpu/isa.h"
 #include "environment.h"
 #include "graph/operators.h"

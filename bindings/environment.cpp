@@ -43,9 +43,8 @@ void Environment::close() {
   shared_->idle.wait(lock, [this] { return shared_->active == 0; });
 }
 
-Napi::Promise Environment::submit(Napi::Env env, const std::shared_ptr<Device>& device, CancelFlag cancelled,
-                                  std::function<void()> work, std::function<Napi::Value(Napi::Env)> result,
-                                  std::vector<Napi::Object> keep) {
+Napi::Promise Environment::submit(Napi::Env env, Queue& queue, CancelFlag cancelled, std::function<void()> work,
+                                  std::function<Napi::Value(Napi::Env)> result, std::vector<Napi::Object> keep) {
   auto* job = new Job{Napi::Promise::Deferred::New(env), std::move(result), {}, nullptr};
   for (const Napi::Object& object : keep) job->keep.push_back(Napi::Persistent(object));
   const Napi::Promise promise = job->deferred.Promise();
@@ -55,7 +54,7 @@ Napi::Promise Environment::submit(Napi::Env env, const std::shared_ptr<Device>& 
     ++shared_->active;
     shared_->flags.insert(cancelled);
   }
-  device->queue().submit([shared = shared_, way = way_, job, cancelled, work = std::move(work)]() mutable {
+  queue.submit([shared = shared_, way = way_, job, cancelled, work = std::move(work)]() mutable {
     try {
       if (cancelled->load()) throw EngineError(kAborted, "the run was cancelled");
       work();

@@ -26,10 +26,10 @@ class Environment {
 
   explicit Environment(Napi::Env env);
 
-  // Queues `work` on the device and returns a promise of what `result`, called on this environment's thread, makes of it. What
-  // `work` throws rejects the promise with a `code`. `keep` holds JavaScript objects alive (and their memory in place) until
-  // then.
-  Napi::Promise submit(Napi::Env env, const std::shared_ptr<Device>& device, CancelFlag cancelled, std::function<void()> work,
+  // Queues `work` on a queue of the device and returns a promise of what `result`, called on this environment's thread, makes
+  // of it. What `work` throws rejects the promise with a `code`. `keep` holds JavaScript objects alive (and their memory in
+  // place) until then; `work` itself must keep the device alive.
+  Napi::Promise submit(Napi::Env env, Queue& queue, CancelFlag cancelled, std::function<void()> work,
                        std::function<Napi::Value(Napi::Env)> result, std::vector<Napi::Object> keep = {});
 
   Napi::FunctionReference device, tensor, mapped_file, weights, plan, cancellation;  // constructors

@@ -62,7 +62,7 @@ Napi::Value PlanObject::compile(const Napi::CallbackInfo& info) {
     check(*graph);
     auto plan = std::make_shared<std::shared_ptr<Plan>>();
     return environment.submit(
-        info.Env(), device, cancelled,
+        info.Env(), device->queue(), cancelled,
         [graph, device, weights, cancelled, plan] { *plan = Plan::compile(std::move(*graph), device, weights, *cancelled); },
         [plan, &weights_object](Napi::Env env) -> Napi::Value {
           weights_object.report(env);
@@ -103,9 +103,8 @@ Napi::Value PlanObject::submit(const Napi::CallbackInfo& info, std::shared_ptr<s
       bindings[name] = {tensor->buffer, static_cast<size_t>(element) * size_of(tensor->type.dtype)};
     }
     plan->check_bindings(bindings);
-    const auto device = std::shared_ptr<Device>(plan, &plan->device());
     return environment.submit(
-        info.Env(), device, cancelled,
+        info.Env(), plan->device().queue(), cancelled,
         [plan, bindings, cancelled, step_seconds] { plan->run(bindings, *cancelled, step_seconds.get()); },
         [plan, step_seconds](Napi::Env env) {
           return step_seconds ? to_js(env, plan->steps(), *step_seconds) : env.Undefined();

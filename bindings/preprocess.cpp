@@ -1,6 +1,7 @@
 #include "image/clip_preprocess.h"
 
 #include "base/error.h"
+#include "cpu/device.h"
 #include "objects.h"
 #include "values.h"
 
@@ -49,9 +50,9 @@ Napi::Value preprocess(const Napi::CallbackInfo& info) {
     }
     const auto buffer = tensor->buffer;
     return environment.submit(
-        info.Env(), device, cancelled,
+        info.Env(), device->side_queue(), cancelled,
         [cpu, rgb, settings, buffer, element] {
-          clip_preprocess(*cpu, rgb, settings, reinterpret_cast<float*>(buffer->data()) + element);
+          clip_preprocess(cpu->kernels(), rgb, settings, reinterpret_cast<float*>(buffer->data()) + element);
         },
         [](Napi::Env env) { return env.Undefined(); }, {data.As<Napi::Object>()});
   });

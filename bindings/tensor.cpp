@@ -52,7 +52,7 @@ Napi::Value DeviceObject::measure_peak(const Napi::CallbackInfo& info) {
     const auto result = std::make_shared<double>(0.0);
     return Environment::of(info.Env())
         .submit(
-            info.Env(), device, std::make_shared<std::atomic<bool>>(false),
+            info.Env(), device->queue(), std::make_shared<std::atomic<bool>>(false),
             [device, peak = what->second, seconds, result] { *result = device->measure_peak(peak, seconds); },
             [result](Napi::Env env) -> Napi::Value { return Napi::Number::New(env, *result); });
   });

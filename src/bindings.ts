@@ -185,7 +185,7 @@ export function native(): NativeBinding {
         (forced
           ? `OMNI_ID_ADDON=${forced}`
           : `prebuilds/${process.platform}-${process.arch} and build/Release`) +
-        `: ${cause instanceof Error ? cause.message : String(cause)}. ` +
+        `: ${(cause instanceof Error ? cause.message : String(cause)).trim()}. ` +
         'To compile it, install CMake 3.18 or newer and a C++20 compiler, then run "npm rebuild omni-id".',
       { cause },
     );

@@ -17,6 +17,8 @@ export class OmniIdError extends Error {
 
 /** A caller's mistake in an argument: wrong type, unknown name, value out of range. Found before any native call. */
 export class ArgumentError extends OmniIdError {
+  declare readonly code: 'ERR_INVALID_ARGUMENT';
+
   constructor(message: string, options?: ErrorOptions) {
     super('ERR_INVALID_ARGUMENT', message, options);
   }
@@ -45,6 +47,8 @@ export class ImageError extends OmniIdError {
 
 /** A safetensors file or sharded index that breaks the format's rules, or cannot be read. */
 export class FormatError extends OmniIdError {
+  declare readonly code: 'ERR_FORMAT';
+
   constructor(message: string, options?: ErrorOptions) {
     super('ERR_FORMAT', message, options);
   }
@@ -52,8 +56,12 @@ export class FormatError extends OmniIdError {
 
 /** Weights that do not fit the model: every missing, extra and misshapen name at once. */
 export class WeightsError extends OmniIdError {
+  declare readonly code: 'ERR_WEIGHTS';
+  /** Names that the model reads and the checkpoint lacks. */
   readonly missing: readonly string[];
+  /** Names in the checkpoint that the model has no use for. */
   readonly extra: readonly string[];
+  /** Names with the shape (or dtype) that is there and the one that is expected. */
   readonly misshapen: readonly string[];
 
   constructor(
@@ -69,6 +77,8 @@ export class WeightsError extends OmniIdError {
 
 /** A `config.json` that is absent, not JSON, or whose values are not those of a model. */
 export class ConfigError extends OmniIdError {
+  declare readonly code: 'ERR_CONFIG';
+
   constructor(message: string, options?: ErrorOptions) {
     super('ERR_CONFIG', message, options);
   }
@@ -76,8 +86,19 @@ export class ConfigError extends OmniIdError {
 
 /** Reading or writing a file failed; `cause` is the system's error. */
 export class FileError extends OmniIdError {
+  declare readonly code: 'ERR_FILE';
+
   constructor(message: string, options?: ErrorOptions) {
     super('ERR_FILE', message, options);
+  }
+}
+
+/** Tokens or features that are not finite: the weights are damaged, or pixels far outside of any image overflow. */
+export class NumericError extends OmniIdError {
+  declare readonly code: 'ERR_NOT_FINITE';
+
+  constructor(message: string) {
+    super('ERR_NOT_FINITE', message);
   }
 }
 
@@ -88,6 +109,8 @@ export class DeviceError extends OmniIdError {
 
 /** An object was used after `dispose()`, or disposed of while the call was under way. */
 export class DisposedError extends OmniIdError {
+  declare readonly code: 'ERR_DISPOSED';
+
   constructor(message: string) {
     super('ERR_DISPOSED', message);
   }
@@ -95,6 +118,8 @@ export class DisposedError extends OmniIdError {
 
 /** The native addon could not be loaded: names the platform, what was tried and what to do. */
 export class AddonError extends OmniIdError {
+  declare readonly code: 'ERR_ADDON';
+
   constructor(message: string, options?: ErrorOptions) {
     super('ERR_ADDON', message, options);
   }

@@ -10,6 +10,7 @@ export {
   type ImageFeatures,
   type Tensor,
 } from './models/clip_vision_encoder.js';
-export type { ComputeDType, LoadOptions, ModelInfo } from './models/model.js';
+export type { ComputeDType, ComputeOptions, LoadOptions, ModelInfo } from './models/model.js';
 export { OmniIdEncoder, type CreateOptions, type IdentityTokens } from './models/omni_id_encoder.js';
 export { presets, type PresetName } from './models/presets.js';
+export type { SaveDType, SaveOptions } from './models/save.js';

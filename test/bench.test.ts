@@ -1,6 +1,4 @@
 // The benchmark suite in its quick form: that everything runs and is compared, not how fast it is. Passes with and without peers installed.
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -8,22 +6,16 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { resultsSchema, type Results } from '../benchmarks/results.js';
 import { native } from '../src/bindings.js';
+import { runProgram, type Ended } from './support/process.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'omni-id-bench-test-'));
 const main = join(import.meta.dirname, '../benchmarks/main.ts');
 
-async function bench(
-  options: readonly string[],
-  env: Record<string, string> = {},
-): Promise<{ code: number | null; stdout: string; stderr: string }> {
-  const child = spawn(process.execPath, ['--import', 'tsx', main, ...options], {
+function bench(options: readonly string[], env: Record<string, string> = {}): Promise<Ended> {
+  return runProgram(process.execPath, ['--import', 'tsx', main, ...options], {
     env: { ...process.env, ...env },
+    timeoutMs: 300_000,
   });
-  const output = { stdout: '', stderr: '' };
-  for (const name of ['stdout', 'stderr'] as const)
-    child[name].on('data', (chunk: Buffer) => (output[name] += chunk.toString()));
-  const [code] = (await once(child, 'close')) as [number | null];
-  return { code, ...output };
 }
 
 const jsonPath = join(folder, 'quick.json');

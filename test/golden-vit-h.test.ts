@@ -3,6 +3,7 @@
 import { test } from 'uvu';
 import { native } from '../src/bindings.js';
 import { Session } from '../src/graph/session.js';
+import { PhotoLoader } from '../src/data/photo_loader.js';
 import { defaultImageProcessor, parseClipVisionConfig } from '../src/io/config.js';
 import { VisionPipeline } from '../src/models/vision_pipeline.js';
 import { assertClose, relativeError, worstCosine } from './support/assert_close.js';
@@ -42,7 +43,8 @@ for (const isa of native().instructionSets()) {
         if (feature === 'penultimate' && isa === 'portable') continue;
         const expected = tensorOf(io, output);
         const out = session.tensor({ dtype: 'f32', shape: [pipeline.rows(feature), config.hiddenSize] });
-        await pipeline.run([{ photo: 0, source: pixels }], feature, out, {});
+        const photos = [{ photo: 0, source: pixels }];
+        await pipeline.run(photos, new PhotoLoader(photos, {}), feature, out, {});
         const actual = out.read(0, expected.data.length) as Float32Array;
         const cosine = worstCosine(actual, expected.data, config.hiddenSize);
         console.log(

@@ -7,6 +7,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
 #endif
 
 namespace omni_id {
@@ -47,6 +49,11 @@ const Features& features() {
   return detected;
 }
 
+#elif defined(__aarch64__)
+
+// HWCAP2_BF16 of the kernel's ABI (BFDOT, BFMMLA and BFCVT), which C libraries older than the extension do not name.
+constexpr unsigned long kHwcap2Bf16 = 1ul << 14;
+
 #endif
 
 // Best first.
@@ -55,6 +62,9 @@ constexpr Isa kIsas[] = {
     {"avx512bf16", cpu::avx512bf16::kernels, [] { return features().avx512bf16; }},
     {"avx512", cpu::avx512::kernels, [] { return features().avx512; }},
     {"avx2", cpu::avx2::kernels, [] { return features().avx2; }},
+#elif defined(__aarch64__)
+    {"neonbf16", cpu::neonbf16::kernels, [] { return (getauxval(AT_HWCAP2) & kHwcap2Bf16) != 0; }},
+    {"neon", cpu::neon::kernels, [] { return true; }},  // a part of the 64-bit Arm architecture
 #endif
     {"portable", cpu::portable::kernels, [] { return true; }},
 };

@@ -69,11 +69,9 @@ Window window_of(int64_t size, int64_t crop) {
           std::max<int64_t>(0, -begin)};
 }
 
-constexpr int64_t kRowsPerTask = 16;
-
 }  // namespace
 
-void clip_preprocess(CpuDevice& device, const RgbImage& image, const ClipPreprocess& settings, float* out) {
+void clip_preprocess(const cpu::KernelTable& kernels, const RgbImage& image, const ClipPreprocess& settings, float* out) {
   const int64_t width = image.width, height = image.height, edge = settings.resize_shortest_edge, crop = settings.crop;
   if (width < 1 || height < 1 || width > (int64_t{1} << 31) / 3 / height) {
     throw EngineError(kPixelsInvalid, "an image of " + std::to_string(width) + " by " + std::to_string(height) + " pixels");
@@ -86,7 +84,6 @@ void clip_preprocess(CpuDevice& device, const RgbImage& image, const ClipPreproc
     new_height = width <= height ? new_longer : edge;
   }
   const Window across = window_of(new_width, crop), down = window_of(new_height, crop);
-  const cpu::KernelTable& kernels = device.kernels();
 
   // Source rows that the crop's rows read.
   Weights vertical;
@@ -115,10 +112,8 @@ void clip_preprocess(CpuDevice& device, const RgbImage& image, const ClipPreproc
                              horizontal.most_taps,
                              narrow.data(),
                              across.count * 3};
-    device.reserve_scratch(kernels.resample_scratch_bytes(&pass));
-    device.pool().parallel_for((rows + kRowsPerTask - 1) / kRowsPerTask, [&](int64_t task, int worker) {
-      kernels.resample_rows(&pass, task * kRowsPerTask, std::min(rows, (task + 1) * kRowsPerTask), device.scratch(worker));
-    });
+    std::vector<std::byte> scratch(kernels.resample_scratch_bytes(&pass));
+    kernels.resample_rows(&pass, 0, rows, scratch.data());
     pixels = narrow.data();
     stride = across.count * 3;
   }
@@ -134,9 +129,7 @@ void clip_preprocess(CpuDevice& device, const RgbImage& image, const ClipPreproc
                              vertical.most_taps,
                              small.data(),
                              across.count * 3};
-    device.pool().parallel_for((down.count + kRowsPerTask - 1) / kRowsPerTask, [&](int64_t task, int) {
-      kernels.resample_columns(&pass, task * kRowsPerTask, std::min(down.count, (task + 1) * kRowsPerTask));
-    });
+    kernels.resample_columns(&pass, 0, down.count);
     pixels = small.data();
     stride = across.count * 3;
   }

@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "cpu/device.h"
+#include "cpu/kernels/kernels.h"
 
 namespace omni_id {
 
@@ -23,9 +23,9 @@ struct RgbImage {
 
 // CLIPImageProcessor (transformers, image_processing_clip.py) with Pillow, to the bit: the shorter edge to
 // `resize_shortest_edge` (the other truncated to a whole number) by antialiased bicubic, centre crop (zeros where the image is
-// smaller), rescale, normalise. `out` is [3, crop, crop]. Works on all of the device's threads; on its queue thread. Peak
-// memory: 3 bytes × crop width × the rows that the crop needs, plus 48 bytes × image width a thread. Throws ERR_PIXELS_INVALID
-// for an image without pixels or larger than 2^31 bytes.
-void clip_preprocess(CpuDevice& device, const RgbImage& image, const ClipPreprocess& settings, float* out);
+// smaller), rescale, normalise. `out` is [3, crop, crop]. On the calling thread alone: photos are many. Peak memory: 3 bytes ×
+// crop width × the rows that the crop needs, plus 48 bytes × image width. Throws ERR_PIXELS_INVALID for an image without pixels
+// or larger than 2^31 bytes.
+void clip_preprocess(const cpu::KernelTable& kernels, const RgbImage& image, const ClipPreprocess& settings, float* out);
 
 }  // namespace omni_id

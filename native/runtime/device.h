@@ -65,9 +65,12 @@ class Device {
 
   virtual DeviceMemory memory() const = 0;  // from any thread
   Queue& queue() { return queue_; }
+  // For work that needs nothing of the device but memory that no queued run uses (preparing the next batch's pixels): it goes
+  // on beside the runs.
+  Queue& side_queue() { return side_queue_; }
 
  private:
-  Queue queue_;
+  Queue queue_, side_queue_;
 };
 
 // The version of the layouts that `prepare` makes; part of what binds a packed cache to this engine.

@@ -1,4 +1,4 @@
-import { access, constants } from 'node:fs/promises';
+import { access, constants, stat } from 'node:fs/promises';
 import { dirname, extname, resolve } from 'node:path';
 import { listPhotos, type Grouping } from '../data/photo_files.js';
 import { ArgumentError, FileError, type ImageError } from '../errors.js';
@@ -13,23 +13,33 @@ export interface EmbedCommand {
   readonly group: Grouping;
   readonly weights?: string;
   readonly out?: string;
-  readonly device?: string;
+  readonly device?: 'auto' | 'cpu';
   readonly dtype: ComputeDType;
   readonly threads?: number;
   readonly json?: boolean;
 }
 
 const endings = ['.safetensors', '.npy', '.json'];
+const endingOf = (path: string): string => extname(path).toLowerCase();
 
 /** Found out before minutes of computing. */
 async function checkOutput(path: string): Promise<void> {
-  if (!endings.includes(extname(path)))
+  if (!endings.includes(endingOf(path)))
     throw new ArgumentError(`--out ${path}: expected a name ending in ${endings.join(', ')}`);
   await access(dirname(resolve(path)), constants.W_OK).catch((error: unknown) => {
     throw new FileError(`--out ${path}: ${error instanceof Error ? error.message : String(error)}`, {
       cause: error,
     });
   });
+  const isFolder = await stat(path).then(
+    (status) => status.isDirectory(),
+    () => false,
+  );
+  if (isFolder) throw new FileError(`--out ${path}: this is a folder, expected a file to write`);
+}
+
+function counted(n: number, one: string, many = `${one}s`): string {
+  return `${n} ${n === 1 ? one : many}`;
 }
 
 async function writeTokens(
@@ -37,7 +47,7 @@ async function writeTokens(
   { data, shape, photos }: IdentityTokens,
   names: readonly string[],
 ): Promise<void> {
-  switch (extname(path)) {
+  switch (endingOf(path)) {
     case '.npy':
       return writeNpy(path, data, shape);
     case '.json': {
@@ -77,13 +87,13 @@ export async function embed(paths: readonly string[], options: EmbedCommand): Pr
   const load = { device: options.device, dtype: options.dtype, threads: options.threads };
 
   const started = performance.now();
-  if (options.weights === undefined) {
-    warn('no --weights: using a new, untrained "nano" encoder; its tokens do not tell people apart');
-  }
   await using encoder = await (options.weights === undefined
     ? OmniIdEncoder.create('nano', load)
     : OmniIdEncoder.load(options.weights, load));
   const loaded = performance.now();
+  if (options.weights === undefined) {
+    warn('no --weights: using a new, untrained "nano" encoder; its tokens do not tell people apart');
+  }
 
   const bad: ImageError[] = [];
   const bar = progressBar('embedding');
@@ -103,7 +113,9 @@ export async function embed(paths: readonly string[], options: EmbedCommand): Pr
     });
   const seconds = (performance.now() - loaded) / 1000;
   const names = result.identities.map((identity) => groups[identity]?.name ?? '');
-  if (options.out !== undefined) await writeTokens(options.out, result, names);
+  // Of no identity there is nothing to write: a file from before stays.
+  const out = names.length > 0 ? options.out : undefined;
+  if (out !== undefined) await writeTokens(out, result, names);
 
   for (const error of bad) warn(`left out: ${error.message}`);
   const photos = result.photos.reduce((sum, count) => sum + count, 0);
@@ -112,20 +124,27 @@ export async function embed(paths: readonly string[], options: EmbedCommand): Pr
     printJson({
       shape: result.shape,
       identities: names.map((name, i) => ({ name, photos: result.photos[i] })),
-      failed: bad.map(({ code, message }) => ({ code, message })),
+      failed: bad.map(({ code, message, identity = 0, photo = 0 }) => ({
+        identity: groups[identity]?.name,
+        photo: groups[identity]?.photos[photo],
+        code,
+        message,
+      })),
       loadSeconds: (loaded - started) / 1000,
       embedSeconds: seconds,
       photosPerSecond: photos / seconds,
-      ...(options.out === undefined ? {} : { out: options.out }),
+      ...(out === undefined ? {} : { out }),
       info,
     });
   } else {
-    for (const [i, name] of names.entries()) console.log(`${name}: ${result.photos[i]} photos`);
+    for (const [i, name] of names.entries())
+      console.log(`${name}: ${counted(result.photos[i] ?? 0, 'photo')}`);
     console.log(
-      `${names.length} identities, tokens [${result.shape.join(', ')}]${options.out === undefined ? '' : ` written to ${options.out}`}`,
+      `${counted(names.length, 'identity', 'identities')}, tokens [${result.shape.join(', ')}]` +
+        (out !== undefined ? ` written to ${out}` : options.out === undefined ? '' : ', nothing written'),
     );
     console.log(
-      `loaded in ${((loaded - started) / 1000).toFixed(2)} s, ${photos} photos in ${seconds.toFixed(2)} s (${(photos / seconds).toFixed(1)} photos/s) on ` +
+      `loaded in ${((loaded - started) / 1000).toFixed(2)} s, ${counted(photos, 'photo')} in ${seconds.toFixed(2)} s (${(photos / seconds).toFixed(1)} photos/s) on ` +
         `${info.device} (${info.instructionSet}, ${info.threads} threads, ${info.dtype})`,
     );
   }

@@ -34,7 +34,7 @@ const folderHelp = 'folder with config.json and safetensors weights';
 const program = new Command('omni-id')
   .description('Identity tokens from any number of photos of a person.')
   .version(version())
-  .showHelpAfterError()
+  .showHelpAfterError('(--help lists the options)')
   .exitOverride()
   .addHelpText(
     'after',
@@ -66,6 +66,7 @@ program
   .argument('<preset>', 'nano or h')
   .requiredOption('--out <dir>', 'folder to write')
   .option('--seed <n>', 'seed of the weights', wholeNumber, 0)
+  .option('--force', 'replace a model that is there')
   .option('--clip <dir>', `CLIP model to start the vision tower from: a ${folderHelp}`)
   .addOption(
     new Option('--dtype <type>', 'type of the weights').choices(['f32', 'f16', 'bf16']).default('f32'),
@@ -82,6 +83,7 @@ program
   )
   .argument('<dir>', `model: a ${folderHelp}`)
   .option('--out <dir>', 'folder to write the converted model to')
+  .option('--force', 'replace a model that is there')
   .addOption(
     new Option('--dtype <type>', 'type of the weights (default: f32; of a packed cache: bf16)').choices([
       'f32',
@@ -119,7 +121,15 @@ program
   });
 
 function report(error: unknown): number {
-  if (error instanceof CommanderError) return error.exitCode === 0 ? exitCodes.ok : exitCodes.usage;
+  if (error instanceof CommanderError) {
+    if (error.exitCode === 0) return exitCodes.ok;
+    // Commander has told the reader of stderr; a program reads stdout.
+    if (process.argv.includes('--json')) {
+      const message = error.message.replace(/^error: /, '');
+      printJson({ error: { code: 'ERR_INVALID_ARGUMENT', message } });
+    }
+    return exitCodes.usage;
+  }
   const interrupted = error instanceof Interrupted;
   const code = interrupted ? 'ERR_INTERRUPTED' : error instanceof OmniIdError ? error.code : 'ERR_INTERNAL';
   const message = error instanceof Error ? error.message : String(error);
@@ -139,7 +149,12 @@ function report(error: unknown): number {
 // A reader that went away (`| head`) ends the output, not the work with an error.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code === 'EPIPE') process.exit(process.exitCode);
-  throw error;
+  warn(`cannot write to standard output: ${error.message}`);
+  process.exit(exitCodes.failed);
+});
+// Nor do warnings that nobody reads end it (`2>&1 | head`).
+process.stderr.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EPIPE') throw error;
 });
 
 try {

@@ -1,22 +1,37 @@
+import { stat } from 'node:fs/promises';
 import { availableParallelism, freemem, totalmem } from 'node:os';
+import { join } from 'node:path';
 import { native } from '../bindings.js';
-import { ArgumentError } from '../errors.js';
+import { ArgumentError, FileError } from '../errors.js';
+import { openDevice } from '../graph/session.js';
 import { checkPackDtype, convertModel, packModel } from '../models/convert.js';
 import { OmniIdEncoder } from '../models/omni_id_encoder.js';
 import { presets, type PresetName } from '../models/presets.js';
 import type { SaveDType } from '../models/save.js';
 import { exitCodes, interruptSignal, printJson, progressBar } from './output.js';
 
+/** A model is not replaced by accident: it may have taken days to train. */
+async function checkFree(folder: string, force: boolean): Promise<void> {
+  for (const name of ['config.json', 'model.safetensors']) {
+    const there = await stat(join(folder, name)).then(
+      () => true,
+      () => false,
+    );
+    if (there && !force) throw new FileError(`${folder} already holds ${name}: --force replaces it`);
+  }
+}
+
 /** `omni-id init`: a new, untrained encoder as a folder. */
 export async function init(
   preset: string,
-  options: { out: string; seed: number; clip?: string; dtype: SaveDType; json?: boolean },
+  options: { out: string; seed: number; clip?: string; dtype: SaveDType; force?: boolean; json?: boolean },
 ): Promise<number> {
   if (!Object.hasOwn(presets, preset)) {
     throw new ArgumentError(
       `unknown preset ${JSON.stringify(preset)}: expected one of ${Object.keys(presets).join(', ')}`,
     );
   }
+  await checkFree(options.out, options.force === true);
   const signal = interruptSignal();
   await using encoder = await OmniIdEncoder.create(preset as PresetName, {
     seed: options.seed,
@@ -27,8 +42,8 @@ export async function init(
     .save(options.out, {
       dtype: options.dtype,
       signal,
-      onProgress: (done, total) => {
-        bar.update(Math.round(done / 1e6), Math.round(total / 1e6));
+      onProgress: ({ bytesDone, bytesTotal }) => {
+        bar.update(Math.round(bytesDone / 1e6), Math.round(bytesTotal / 1e6));
       },
     })
     .finally(() => {
@@ -43,7 +58,7 @@ export async function init(
 /** `omni-id convert`: another element type, Hugging Face names, or a packed cache. */
 export async function convert(
   folder: string,
-  options: { out?: string; dtype?: string; pack?: boolean; json?: boolean },
+  options: { out?: string; dtype?: string; pack?: boolean; force?: boolean; json?: boolean },
 ): Promise<number> {
   const signal = interruptSignal();
   if (options.out === undefined && options.pack !== true) {
@@ -57,12 +72,13 @@ export async function convert(
     if (dtype !== 'f32' && dtype !== 'f16' && dtype !== 'bf16') {
       throw new ArgumentError(`unknown dtype ${JSON.stringify(dtype)}: expected f32, f16 or bf16`);
     }
+    await checkFree(options.out, options.force === true);
     const bar = progressBar('writing');
     kind = await convertModel(folder, options.out, {
       dtype,
       signal,
-      onProgress: (done, total) => {
-        bar.update(Math.round(done / 1e6), Math.round(total / 1e6));
+      onProgress: ({ bytesDone, bytesTotal }) => {
+        bar.update(Math.round(bytesDone / 1e6), Math.round(bytesTotal / 1e6));
       },
     }).finally(() => {
       bar.stop();
@@ -85,7 +101,7 @@ export async function convert(
 /** `omni-id info`: what this machine and this build have. */
 export function info(options: { json?: boolean }): number {
   const binding = native();
-  const device = new binding.Device().describe();
+  const device = openDevice({}).describe();
   const facts = {
     version: binding.version,
     node: process.versions.node,

@@ -2,11 +2,15 @@ import { readFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import sharp from 'sharp';
 import { ArgumentError, ImageError, OmniIdError } from '../errors.js';
+import { describe, mostPixels } from '../options.js';
 
 /** Decoded pixels: rows of interleaved 8-bit RGB. */
 export interface RawImage {
+  /** height × width × 3 bytes. */
   readonly data: Uint8Array;
+  /** In pixels. */
   readonly width: number;
+  /** In pixels. */
   readonly height: number;
   readonly channels: 3;
 }
@@ -18,13 +22,16 @@ export interface RawImage {
 export type Photo = string | URL | Uint8Array | RawImage | Float32Array;
 
 export interface DecodeOptions {
-  /** Colour under transparent pixels, as anything that sharp understands. Default: white. */
+  /** Colour under transparent pixels, like `'#ffffff'` or `'white'`. Default: white. */
   background?: string | undefined;
-  /** Largest width × height that is decoded; guards against files that unpack to gigabytes. Default: 100 million. */
+  /** Largest width × height that is decoded; guards against files that unpack to gigabytes. Default: 100 million; at most 715 million. */
   maxPixels?: number | undefined;
 }
 
 export const defaultMaxPixels = 100_000_000;
+
+/** What sharp calls the formats that are read. It reads more (SVG, PDF), which run more code than a photo from a stranger should. */
+const formats: ReadonlySet<string> = new Set(['jpeg', 'png', 'webp', 'avif', 'heif', 'tiff', 'gif']);
 
 /** Where a photo stood in a call, for messages. */
 export interface PhotoPosition {
@@ -32,7 +39,8 @@ export interface PhotoPosition {
   readonly photo: number;
 }
 
-function describe(photo: Photo, { identity, photo: index }: PhotoPosition): string {
+/** "photo 2 of identity 0 (face.jpg)" */
+export function describePhoto(photo: Photo, { identity, photo: index }: PhotoPosition): string {
   const place = identity === undefined ? `photo ${index}` : `photo ${index} of identity ${identity}`;
   if (typeof photo === 'string') return `${place} (${photo})`;
   return photo instanceof URL ? `${place} (${photo.href})` : place;
@@ -54,7 +62,11 @@ export function checkPhoto(
   imageSize: number,
 ): asserts photo is Photo {
   const fail = (message: string): never => {
-    throw new ImageError('ERR_PIXELS_INVALID', `${describe(photo as Photo, position)}: ${message}`, position);
+    throw new ImageError(
+      'ERR_PIXELS_INVALID',
+      `${describePhoto(photo as Photo, position)}: ${message}`,
+      position,
+    );
   };
   if (typeof photo === 'string' || photo instanceof URL) return;
   if (photo instanceof Float32Array) {
@@ -74,6 +86,13 @@ export function checkPhoto(
     if (!Number.isInteger(width) || !Number.isInteger(height) || Number(width) < 1 || Number(height) < 1) {
       fail(`raw pixels are ${String(width)} × ${String(height)}, expected whole numbers above 0`);
     }
+    if (Number(width) * Number(height) > mostPixels) {
+      throw new ImageError(
+        'ERR_IMAGE_TOO_LARGE',
+        `${describePhoto(photo, position)}: ${String(width)} × ${String(height)} pixels, at most ${mostPixels} are possible`,
+        position,
+      );
+    }
     const expected = Number(width) * Number(height) * 3;
     if ((data as Uint8Array).length !== expected) {
       fail(
@@ -84,7 +103,7 @@ export function checkPhoto(
   }
   throw new ArgumentError(
     `photo ${position.photo}${position.identity === undefined ? '' : ` of identity ${position.identity}`} is ` +
-      `${photo === null ? 'null' : typeof photo}, expected a path, the bytes of an image file, raw RGB pixels or preprocessed pixels`,
+      `${describe(photo)}, expected a path, the bytes of an image file, raw RGB pixels or preprocessed pixels`,
   );
 }
 
@@ -97,18 +116,20 @@ async function bytesOf(
   try {
     return await readFile(photo instanceof URL ? fileURLToPath(photo) : photo);
   } catch (cause) {
+    const isUrl = typeof photo === 'string' && /^(https?|file|data):/.test(photo);
+    const hint = isUrl ? '; URLs are not fetched: pass the bytes, or new URL(…) of a file' : '';
     const missing =
       cause instanceof Error && 'code' in cause && (cause.code === 'ENOENT' || cause.code === 'ENOTDIR');
     throw new ImageError(
       missing ? 'ERR_IMAGE_NOT_FOUND' : 'ERR_IMAGE_UNREADABLE',
-      `${name}: ${missing ? 'there is no such file' : cause instanceof Error ? cause.message : String(cause)}`,
+      `${name}: ${missing ? `there is no such file${hint}` : cause instanceof Error ? cause.message : String(cause)}`,
       { cause, ...position },
     );
   }
 }
 
 /**
- * Decodes a photo in full to 8-bit RGB: JPEG, PNG, WebP, AVIF, TIFF, GIF (its first frame) and whatever else sharp reads. EXIF orientation is
+ * Decodes a photo in full to 8-bit RGB: JPEG, PNG, WebP, AVIF, TIFF, GIF (the first frame of a moving image). EXIF orientation is
  * applied; transparency is laid on `background`; grey, palette, 16-bit and CMYK images are converted to 8-bit sRGB. Embedded colour
  * profiles of RGB images are ignored, as Pillow does, so that embeddings agree with Python's.
  *
@@ -120,7 +141,7 @@ export async function decodePhoto(
   position: PhotoPosition,
   { background = '#ffffff', maxPixels = defaultMaxPixels }: DecodeOptions = {},
 ): Promise<RawImage> {
-  const name = describe(photo, position);
+  const name = describePhoto(photo, position);
   const bytes = await bytesOf(photo, name, position);
   if (bytes.byteLength === 0) {
     throw new ImageError('ERR_IMAGE_UNREADABLE', `${name}: the file is empty`, position);
@@ -128,7 +149,14 @@ export async function decodePhoto(
   try {
     // The limit is ours, checked below with both numbers in the message.
     const settings = { failOn: 'error', limitInputPixels: false } as const;
-    const { width, height, space, hasAlpha } = await sharp(bytes, settings).metadata();
+    const { width, height, space, hasAlpha, format } = await sharp(bytes, settings).metadata();
+    if (!formats.has(format)) {
+      throw new ImageError(
+        'ERR_IMAGE_UNREADABLE',
+        `${name}: the format is ${format}, expected JPEG, PNG, WebP, AVIF, TIFF or GIF`,
+        position,
+      );
+    }
     if (width * height > maxPixels) {
       throw new ImageError(
         'ERR_IMAGE_TOO_LARGE',
@@ -151,11 +179,12 @@ export async function decodePhoto(
     };
   } catch (cause) {
     if (cause instanceof OmniIdError) throw cause;
-    throw new ImageError(
-      'ERR_IMAGE_UNREADABLE',
-      `${name}: not an image that can be decoded (${cause instanceof Error ? cause.message : String(cause)})`,
-      { cause, ...position },
-    );
+    // libvips keeps one error text for all threads: further lines may be of other photos.
+    const [reason] = (cause instanceof Error ? cause.message : String(cause)).split('\n');
+    throw new ImageError('ERR_IMAGE_UNREADABLE', `${name}: not an image that can be decoded (${reason})`, {
+      cause,
+      ...position,
+    });
   }
 }
 

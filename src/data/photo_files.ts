@@ -33,13 +33,17 @@ async function photosUnder(folder: string): Promise<string[]> {
 /**
  * Lists photos and groups them into identities. Files are taken as they are named, whatever their ending; folders give the photos in them and their
  * subfolders. Grouped by `folder`, the photos that lie in one folder are one identity, so that a folder of folders is a set of identities.
- * @throws {FileError} `ERR_FILE` for a path that cannot be listed; {ArgumentError} `ERR_INVALID_ARGUMENT` when no photo is found
+ * @throws {FileError} `ERR_FILE` for a folder that cannot be listed; {ArgumentError} `ERR_INVALID_ARGUMENT` when no photo is found
  */
 export async function listPhotos(paths: readonly string[], grouping: Grouping): Promise<PhotoGroup[]> {
   const photos: string[] = [];
   for (const path of paths) {
     try {
-      const isFolder = (await stat(path)).isDirectory();
+      // A path that is not there is a photo that cannot be used, found out with the others that cannot.
+      const isFolder = await stat(path).then(
+        (status) => status.isDirectory(),
+        () => false,
+      );
       photos.push(...(isFolder ? await photosUnder(path) : [path]));
     } catch (error) {
       throw new FileError(`cannot read ${path}: ${error instanceof Error ? error.message : String(error)}`, {

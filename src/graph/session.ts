@@ -14,7 +14,7 @@ import type { Graph } from './graph.js';
 /** Where a model runs. */
 export interface DeviceOptions {
   /** `'cpu'`, the only device of this version; `'auto'` takes the best there is. */
-  device?: string | undefined;
+  device?: 'auto' | 'cpu' | undefined;
   /** Threads to compute with: 1 to 1024. Default: the processors that this process may use, cgroup limits included. */
   threads?: number | undefined;
 }
@@ -23,10 +23,10 @@ export interface DeviceOptions {
  * Opens a device; everything in the process that asks for the same shares one.
  * @throws {ArgumentError} `ERR_INVALID_ARGUMENT`; {DeviceError} `ERR_DEVICE_UNAVAILABLE`
  */
-export function openDevice({
-  device = process.env['OMNI_ID_DEVICE'] ?? 'auto',
-  threads,
-}: DeviceOptions): NativeDevice {
+export function openDevice({ device: asked, threads }: DeviceOptions): NativeDevice {
+  // An empty variable is an absent one, as for OMNI_ID_ISA.
+  const preferred = process.env['OMNI_ID_DEVICE'];
+  const device: string = asked ?? (preferred === undefined || preferred === '' ? 'auto' : preferred);
   if (/^cuda(:\d+)?$/.test(device)) {
     throw new DeviceError(
       'ERR_DEVICE_UNAVAILABLE',
@@ -35,9 +35,6 @@ export function openDevice({
   }
   if (device !== 'cpu' && device !== 'auto') {
     throw new ArgumentError(`unknown device ${JSON.stringify(device)}: expected "auto" or "cpu"`);
-  }
-  if (threads !== undefined && !(Number.isInteger(threads) && threads >= 1 && threads <= 1024)) {
-    throw new ArgumentError(`threads is ${String(threads)}, expected a whole number from 1 to 1024`);
   }
   return translated(() => new (native().Device)(threads));
 }

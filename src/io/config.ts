@@ -2,15 +2,22 @@ import { readFile } from 'node:fs/promises';
 import { z } from 'zod';
 import { ConfigError, FileError } from '../errors.js';
 
-/** CLIP's vision tower. Sizes in pixels and elements. */
+/** CLIP's vision tower. The fields are those of transformers' `CLIPVisionConfig`. */
 export interface ClipVisionConfig {
+  /** Width of the residual stream: 1280 in ViT-H/14. */
   readonly hiddenSize: number;
+  /** Width inside the MLPs. */
   readonly intermediateSize: number;
   readonly numHiddenLayers: number;
+  /** Heads of attention; they divide `hiddenSize`. */
   readonly numAttentionHeads: number;
+  /** Side of the square input, in pixels. */
   readonly imageSize: number;
+  /** Side of a patch, in pixels. */
   readonly patchSize: number;
+  /** Always 3, RGB. */
   readonly numChannels: 3;
+  /** Exact GELU, or x·sigmoid(1.702 x), with which OpenAI's models were trained. */
   readonly hiddenAct: 'gelu' | 'quick_gelu';
   readonly layerNormEps: number;
 }
@@ -34,9 +41,13 @@ export interface OmniIdEncoderConfig {
   readonly tokens: number;
   /** C, their width. */
   readonly width: number;
+  /** Heads of attention in all blocks; they divide `width`. */
   readonly heads: number;
+  /** Width inside the MLPs, in widths. */
   readonly mlpRatio: number;
+  /** Blocks whose queries attend to the photos' features. */
   readonly crossBlocks: number;
+  /** Blocks in which the tokens attend to each other, after the cross-attention ones. */
   readonly selfBlocks: number;
   readonly layerNormEps: number;
   /** Which of CLIP's hidden states the head reads. */
@@ -121,6 +132,38 @@ const encoder = z
     features: z.enum(['last_hidden_state', 'penultimate']).default('last_hidden_state'),
   })
   .refine((e) => e.c % e.heads === 0, { error: 'c must be a multiple of heads' });
+
+const count = z.number();
+
+/** The fields of a config as callers give it; their values are checked by the schema of the file. */
+const givenConfig = z.strictObject({
+  vision: z.strictObject({
+    hiddenSize: count,
+    intermediateSize: count,
+    numHiddenLayers: count,
+    numAttentionHeads: count,
+    imageSize: count,
+    patchSize: count,
+    numChannels: z.literal(3),
+    hiddenAct: z.enum(['gelu', 'quick_gelu']),
+    layerNormEps: count,
+  }),
+  imageProcessor: z.strictObject({
+    shortestEdge: count,
+    cropSize: count,
+    rescaleFactor: count,
+    mean: triple,
+    std: triple,
+  }),
+  tokens: count,
+  width: count,
+  heads: count,
+  mlpRatio: count,
+  crossBlocks: count,
+  selfBlocks: count,
+  layerNormEps: count,
+  features: z.enum(['last_hidden_state', 'penultimate']),
+});
 
 const omniId = z.object({ encoder, vision: hfVision, image_processor: preprocessor.optional() });
 
@@ -212,6 +255,11 @@ export function parseImageProcessor(json: unknown, imageSize: number, name: stri
  */
 export function parseClipVisionConfig(json: unknown, name: string): ClipVisionConfig {
   const object = parsed(z.record(z.string(), z.unknown()), json, name);
+  if (object['model_type'] === 'omni_id_encoder') {
+    throw new ConfigError(
+      `${name} describes an Omni-ID encoder, expected a CLIP model (OmniIdEncoder.load reads it)`,
+    );
+  }
   if ('model_cfg' in object) {
     const { quick_gelu, vision_cfg: v } = parsed(openClip, json, name).model_cfg;
     return visionFrom(
@@ -249,6 +297,15 @@ export function parseOmniIdConfig(json: unknown, name: string): OmniIdEncoderCon
     layerNormEps: e.layer_norm_eps,
     features: e.features,
   };
+}
+
+/**
+ * A config from a caller, checked like one from a file.
+ * @throws {ConfigError} `ERR_CONFIG` listing every problem
+ */
+export function checkOmniIdConfig(config: unknown): OmniIdEncoderConfig {
+  const name = 'the config';
+  return parseOmniIdConfig(omniIdConfigToJson(parsed(givenConfig, config, name)), name);
 }
 
 /** The `vision` part of a saved config, which is also a Hugging Face `CLIPVisionModel` config. */

@@ -109,7 +109,8 @@ export async function writePackedCache(
   source: ReadonlyMap<string, StoredTensor>,
   options: {
     signal?: AbortSignal | undefined;
-    onProgress?: ((doneBytes: number, totalBytes: number) => void) | undefined;
+    onProgress?:
+      ((progress: { readonly bytesDone: number; readonly bytesTotal: number }) => void) | undefined;
   } = {},
 ): Promise<void> {
   const sources = await Promise.all(sourceFiles(source).map(describeSource));

@@ -24,7 +24,7 @@ async function writeFully(file: FileHandle, bytes: Uint8Array): Promise<void> {
  * Writes a safetensors file, atomically. The header is padded with spaces so that the data begins at a multiple of `alignment`.
  *
  * @param options.alignment bytes; 8 is what the reference implementation uses
- * @param options.onProgress called with the bytes written so far and in all
+ * @param options.onProgress called after every piece of 16 MiB
  * @throws {FileError} `ERR_FILE`; the signal's reason when it is aborted. Nothing is left behind then.
  */
 export async function writeSafetensors(
@@ -34,7 +34,8 @@ export async function writeSafetensors(
     metadata?: Record<string, string>;
     alignment?: number;
     signal?: AbortSignal | undefined;
-    onProgress?: ((doneBytes: number, totalBytes: number) => void) | undefined;
+    onProgress?:
+      ((progress: { readonly bytesDone: number; readonly bytesTotal: number }) => void) | undefined;
   } = {},
 ): Promise<void> {
   const { metadata, alignment = 8, signal, onProgress } = options;
@@ -61,7 +62,7 @@ export async function writeSafetensors(
         const piece = tensor.read(first, Math.min(pieceBytes, tensor.byteLength - first));
         await writeFully(file, piece);
         done += piece.byteLength;
-        onProgress?.(done, total);
+        onProgress?.({ bytesDone: done, bytesTotal: total });
       }
     }
   });

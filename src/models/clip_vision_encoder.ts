@@ -1,8 +1,10 @@
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { checkPhoto, type DecodeOptions, type Photo } from '../data/photo.js';
-import { ArgumentError, FileError, type ImageError } from '../errors.js';
+import { PhotoLoader, type PlacedPhoto } from '../data/photo_loader.js';
+import { ArgumentError, FileError, NumericError, type ImageError } from '../errors.js';
 import type { Session } from '../graph/session.js';
+import { checkFolder, checkOptions, describe } from '../options.js';
 import { clipVisionNames, matchWeights, openCheckpoint } from '../io/checkpoint.js';
 import {
   defaultImageProcessor,
@@ -13,15 +15,8 @@ import {
   type ImageProcessorConfig,
 } from '../io/config.js';
 import { clipVisionWeights, type ClipVisionFeature } from './clip_vision.js';
-import {
-  checkLoadOptions,
-  loadWeights,
-  Model,
-  newSession,
-  type ComputeDType,
-  type LoadOptions,
-} from './model.js';
-import { VisionPipeline, type PlacedPhoto } from './vision_pipeline.js';
+import { loadWeights, Model, newSession, type ComputeDType, type LoadOptions } from './model.js';
+import { VisionPipeline } from './vision_pipeline.js';
 
 /** A tensor as results carry it: row-major. */
 export interface Tensor {
@@ -33,10 +28,13 @@ export interface Tensor {
 export interface EmbedOptions extends DecodeOptions {
   /** Stops between operators; the call rejects with the signal's reason. */
   signal?: AbortSignal | undefined;
-  /** Called as photos are done. */
+  /** Called after every batch of photos, and for every photo that is left out. What it throws rejects the call. */
   onProgress?:
     ((progress: { readonly photosDone: number; readonly photosTotal: number }) => void) | undefined;
-  /** Given every photo that cannot be used, which is then left out; without it, the first one rejects the call. */
+  /**
+   * Given every photo that cannot be used, which is then left out; without it, the first one rejects the call. What it throws rejects
+   * the call.
+   */
   onPhotoError?: ((error: ImageError) => void) | undefined;
 }
 
@@ -44,12 +42,6 @@ export interface ImageFeatures extends Tensor {
   /** Indices of the photos that were used: all of them, unless `onPhotoError` was given. */
   readonly photos: readonly number[];
 }
-
-const features: readonly unknown[] = [
-  'last_hidden_state',
-  'penultimate',
-  'pooled',
-] satisfies ClipVisionFeature[];
 
 /** CLIP features of photos, for any model that has a vision pipeline. */
 export async function embedImages(
@@ -62,10 +54,11 @@ export async function embedImages(
 ): Promise<ImageFeatures> {
   const placed = photos.map((source, photo): PlacedPhoto => ({ source, photo }));
   const rows = pipeline.rows(feature);
+  const loader = new PhotoLoader(placed, options);
   const out = session.tensor({ dtype: 'f32', shape: [placed.length * rows, config.hiddenSize] });
   try {
     let photosDone = 0;
-    const used = await pipeline.run(placed, feature, out, {
+    const used = await pipeline.run(placed, loader, feature, out, {
       ...options,
       onDone: (count) => {
         photosDone += count;
@@ -75,9 +68,23 @@ export async function embedImages(
     const shape =
       feature === 'pooled' ? [used.length, config.hiddenSize] : [used.length, rows, config.hiddenSize];
     const data = out.read(0, used.length * rows * config.hiddenSize) as Float32Array;
+    checkFinite(data, 'the features');
     return { data, shape, photos: used.map(({ photo }) => photo) };
   } finally {
     out.dispose();
+    await loader.stop();
+  }
+}
+
+/** @throws {NumericError} `ERR_NOT_FINITE` when a value is infinite or NaN */
+export function checkFinite(values: Float32Array, what: string): void {
+  // A finite value times zero is zero, any other NaN, which sums keep: one pass without a branch.
+  let sum = 0;
+  for (const value of values) sum += value * 0;
+  if (sum !== 0) {
+    throw new NumericError(
+      `${what} are not finite: the weights are damaged, or the photos' pixel values are far outside of what images have`,
+    );
   }
 }
 
@@ -92,19 +99,10 @@ export function checkPhotos(
 ): asserts photos is readonly Photo[] {
   if (!Array.isArray(photos)) {
     throw new ArgumentError(
-      `${identity === undefined ? 'photos' : `identity ${identity}`} is ${photos === null ? 'null' : typeof photos}, expected an array of photos`,
+      `${identity === undefined ? 'photos' : `identity ${identity}`} is ${describe(photos)}, expected an array of photos`,
     );
   }
   for (const [photo, source] of photos.entries()) checkPhoto(source, { identity, photo }, imageSize);
-}
-
-/** @throws {ArgumentError} `ERR_INVALID_ARGUMENT` */
-export function checkFeature(feature: unknown): asserts feature is ClipVisionFeature {
-  if (!features.includes(feature)) {
-    throw new ArgumentError(
-      `unknown feature ${JSON.stringify(feature)}: expected one of ${features.join(', ')}`,
-    );
-  }
 }
 
 async function firstFile(folder: string, names: readonly string[]): Promise<string | undefined> {
@@ -155,7 +153,9 @@ export class ClipVisionEncoder extends Model {
    *   that does not fit, {DeviceError} `ERR_DEVICE_UNAVAILABLE` or `ERR_OUT_OF_MEMORY`, {ArgumentError} `ERR_INVALID_ARGUMENT`
    */
   static async load(folder: string, options: LoadOptions = {}): Promise<ClipVisionEncoder> {
-    const dtype = checkLoadOptions(options);
+    checkFolder(folder);
+    checkOptions('load', options);
+    const { dtype = 'bf16' } = options;
     const session = newSession(options);
     try {
       const { vision, imageProcessor } = await readClipFolder(folder);
@@ -185,8 +185,8 @@ export class ClipVisionEncoder extends Model {
     options: EmbedOptions & { feature?: ClipVisionFeature | undefined } = {},
   ): Promise<ImageFeatures> {
     const { feature = 'last_hidden_state', signal } = options;
+    checkOptions('embedImages', options);
     checkPhotos(photos, this.config.imageSize);
-    checkFeature(feature);
     return this.enqueue(signal, (both) =>
       embedImages(this.session, this.#pipeline, this.config, photos, feature, { ...options, signal: both }),
     );

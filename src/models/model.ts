@@ -1,15 +1,19 @@
-import { ArgumentError, DisposedError, FileError } from '../errors.js';
+import { setMaxListeners } from 'node:events';
+import { DisposedError, FileError } from '../errors.js';
 import { native, type StepProfile } from '../bindings.js';
-import { openDevice, Session, type DeviceOptions } from '../graph/session.js';
+import { openDevice, Session, typed, type DeviceOptions } from '../graph/session.js';
 import { registerWeights, type StoredTensor } from '../io/checkpoint.js';
 import { mapPackedCache, packedCachePath, writePackedCache } from '../io/packed_cache.js';
 
 /** Type of weights and matrix products. `bf16` halves memory and doubles speed; sums, norms and softmax stay f32. */
 export type ComputeDType = 'f32' | 'bf16';
 
-export interface LoadOptions extends DeviceOptions {
+export interface ComputeOptions extends DeviceOptions {
   /** Default: `'bf16'`. */
   dtype?: ComputeDType | undefined;
+}
+
+export interface LoadOptions extends ComputeOptions {
   /**
    * The packed cache of a folder: its weights as the kernels read them, mapped at start instead of converted. `'use'` (default) takes one that
    * is there, and silently writes it anew when the weights, the config or the package have changed; `'write'` also makes one where there is
@@ -17,8 +21,6 @@ export interface LoadOptions extends DeviceOptions {
    */
   packedCache?: 'use' | 'write' | 'ignore' | undefined;
 }
-
-const cacheModes: readonly unknown[] = ['use', 'write', 'ignore'];
 
 /**
  * Gives a session the weights of a folder, and its plans their packed form.
@@ -46,28 +48,13 @@ export async function loadWeights(
   });
 }
 
-/** @throws {ArgumentError} `ERR_INVALID_ARGUMENT` */
-function checkDtype(dtype: unknown): asserts dtype is ComputeDType {
-  if (dtype !== 'f32' && dtype !== 'bf16') {
-    throw new ArgumentError(`unknown dtype ${JSON.stringify(dtype)}: expected "f32" or "bf16"`);
-  }
-}
-
-/** @throws {ArgumentError} `ERR_INVALID_ARGUMENT` */
-export function checkLoadOptions({ dtype = 'bf16', packedCache = 'use' }: LoadOptions): ComputeDType {
-  checkDtype(dtype);
-  if (!cacheModes.includes(packedCache)) {
-    throw new ArgumentError(
-      `unknown packedCache ${JSON.stringify(packedCache)}: expected one of ${cacheModes.join(', ')}`,
-    );
-  }
-  return dtype;
-}
-
 /** Memory and place of a model. Bytes. */
 export interface ModelInfo {
+  /** Kind of device: `'cpu'`. */
   readonly device: string;
+  /** The kernels in use: `'avx512bf16'`, `'avx512'`, `'avx2'`, `'neonbf16'`, `'neon'` or `'portable'`. */
   readonly instructionSet: string;
+  /** Threads that the device computes with; models that ask for the same number share them. */
   readonly threads: number;
   readonly dtype: ComputeDType;
   /** Memory that the device holds now and held at most: activations, scratch, inputs and outputs. */
@@ -81,17 +68,24 @@ export interface ModelInfo {
  * model is disposed of is cancelled and rejects with `ERR_DISPOSED`.
  */
 export abstract class Model implements Disposable, AsyncDisposable {
+  readonly #session: Session;
   readonly #ending = new AbortController();
   #last: Promise<unknown> = Promise.resolve();
+  /** Type of weights and matrix products. */
+  readonly dtype: ComputeDType;
 
-  protected constructor(
-    private readonly session_: Session,
-    readonly dtype: ComputeDType,
-  ) {}
+  /** @internal */
+  protected constructor(session: Session, dtype: ComputeDType) {
+    this.#session = session;
+    this.dtype = dtype;
+    // Every call listens; there may be any number of them.
+    setMaxListeners(0, this.#ending.signal);
+  }
 
+  /** @internal */
   protected get session(): Session {
     this.#checkAlive();
-    return this.session_;
+    return this.#session;
   }
 
   /** Where the model runs and what it holds. */
@@ -119,22 +113,29 @@ export abstract class Model implements Disposable, AsyncDisposable {
     try {
       return { result: await body(), steps };
     } finally {
-      this.session_.onProfile = undefined;
+      this.#session.onProfile = undefined;
     }
   }
 
-  /** Runs `body` after all calls before it. Its signal is the caller's and the model's end in one. */
+  /**
+   * Runs `body` after all calls before it. Its signal is the caller's and the model's end in one.
+   * @internal
+   */
   protected async enqueue<T>(
     signal: AbortSignal | undefined,
     body: (signal: AbortSignal) => Promise<T>,
   ): Promise<T> {
     this.#checkAlive();
     signal?.throwIfAborted();
-    const both = signal ? AbortSignal.any([signal, this.#ending.signal]) : this.#ending.signal;
+    const both = AbortSignal.any(signal ? [signal, this.#ending.signal] : [this.#ending.signal]);
     const before = this.#last;
     const mine = before.then(() => {
       both.throwIfAborted();
-      return body(both);
+      return body(both).catch((error: unknown) => {
+        // What was disposed of during the call is missing somewhere; why is what the caller should hear.
+        this.#ending.signal.throwIfAborted();
+        throw typed(error);
+      });
     });
     this.#last = mine.catch(() => undefined);
     // A call that is still waiting when it is aborted does not wait for its turn; one that runs ends by itself.
@@ -152,15 +153,14 @@ export abstract class Model implements Disposable, AsyncDisposable {
   }
 
   #checkAlive(): void {
-    if (this.#ending.signal.aborted)
-      throw new DisposedError(`${this.constructor.name} was used after dispose()`);
+    if (this.#ending.signal.aborted) throw new DisposedError('the model was used after dispose()');
   }
 
   /** Gives all native memory back. Calls under way are cancelled. Calling it again does nothing. */
   dispose(): void {
     if (this.#ending.signal.aborted) return;
-    this.#ending.abort(new DisposedError(`${this.constructor.name} was disposed of during the call`));
-    this.session_.dispose();
+    this.#ending.abort(new DisposedError('the model was disposed of during the call'));
+    this.#session.dispose();
   }
 
   [Symbol.dispose](): void {
@@ -178,6 +178,6 @@ export abstract class Model implements Disposable, AsyncDisposable {
  * A new session on a device, without weights.
  * @throws {ArgumentError} `ERR_INVALID_ARGUMENT`; {DeviceError} `ERR_DEVICE_UNAVAILABLE`
  */
-export function newSession(options: LoadOptions): Session {
+export function newSession(options: DeviceOptions): Session {
   return new Session(openDevice(options), new (native().Weights)());
 }

@@ -1,7 +1,7 @@
-import { mkdir, stat } from 'node:fs/promises';
+import { mkdir, rmdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { NativeWeights } from '../bindings.js';
-import { ArgumentError, FileError } from '../errors.js';
+import { FileError } from '../errors.js';
 import { translated } from '../graph/session.js';
 import { writeFileAtomically } from '../io/atomic_file.js';
 import { writeSafetensors, type TensorSource } from '../io/safetensors_writer.js';
@@ -12,15 +12,10 @@ export type SaveDType = 'f32' | 'f16' | 'bf16';
 export interface SaveOptions {
   /** Default: f32. */
   dtype?: SaveDType | undefined;
+  /** Stops between pieces of 16 MiB; the call rejects with the signal's reason, and nothing has changed on disk. */
   signal?: AbortSignal | undefined;
-  onProgress?: ((doneBytes: number, totalBytes: number) => void) | undefined;
-}
-
-/** @throws {ArgumentError} `ERR_INVALID_ARGUMENT` */
-export function checkSaveDtype(dtype: unknown): asserts dtype is SaveDType {
-  if (dtype !== 'f32' && dtype !== 'f16' && dtype !== 'bf16') {
-    throw new ArgumentError(`unknown dtype ${JSON.stringify(dtype)}: expected f32, f16 or bf16`);
-  }
+  /** Called after every piece; what it throws rejects the call. */
+  onProgress?: ((progress: { readonly bytesDone: number; readonly bytesTotal: number }) => void) | undefined;
 }
 
 /**
@@ -35,18 +30,20 @@ export async function saveModel(
   config: Record<string, unknown>,
   { dtype = 'f32', signal, onProgress }: SaveOptions,
 ): Promise<void> {
-  await mkdir(folder).catch(async (error: unknown) => {
-    const isFolder = await stat(folder).then(
-      (status) => status.isDirectory(),
-      () => false,
-    );
-    if (!isFolder) {
+  const made = await mkdir(folder).then(
+    () => true,
+    async (error: unknown) => {
+      const isFolder = await stat(folder).then(
+        (status) => status.isDirectory(),
+        () => false,
+      );
+      if (isFolder) return false;
       throw new FileError(
         `cannot write to ${folder}: ${error instanceof Error ? error.message : String(error)}`,
         { cause: error },
       );
-    }
-  });
+    },
+  );
   const width = dtype === 'f32' ? 4 : 2;
   const tensors = [...expected].map(([name, { shape }]): TensorSource => ({
     name,
@@ -55,11 +52,17 @@ export async function saveModel(
     byteLength: width * shape.reduce((product, n) => product * n, 1),
     read: (first, count) => translated(() => weights.read(name, dtype, first / width, count / width)),
   }));
-  await writeSafetensors(join(folder, 'model.safetensors'), tensors, {
-    metadata: { format: 'pt' },
-    signal,
-    onProgress,
-  });
+  try {
+    await writeSafetensors(join(folder, 'model.safetensors'), tensors, {
+      metadata: { format: 'pt' },
+      signal,
+      onProgress,
+    });
+  } catch (error) {
+    // An empty folder is a trace too; one that something else is in by now stays.
+    if (made) await rmdir(folder).catch(() => undefined);
+    throw error;
+  }
   const json = `${JSON.stringify(config, null, 2)}\n`;
   await writeFileAtomically(join(folder, 'config.json'), (file) => file.writeFile(json));
 }

@@ -1,45 +1,18 @@
 import { native, type NativeTensor } from '../bindings.js';
-import {
-  decodePhoto,
-  type DecodeOptions,
-  type Photo,
-  type PhotoPosition,
-  type RawImage,
-} from '../data/photo.js';
+import { checkPhoto, describePhoto } from '../data/photo.js';
+import type { LoadedPhoto, PhotoLoader, PlacedPhoto } from '../data/photo_loader.js';
 import { ImageError } from '../errors.js';
 import type { Graph } from '../graph/graph.js';
 import type { Session } from '../graph/session.js';
 import type { ClipVisionConfig, ImageProcessorConfig } from '../io/config.js';
 import { clipVisionGraph, tokensPerImage, type ClipVisionFeature } from './clip_vision.js';
 
-/** A photo and where it stood in the call. */
-export interface PlacedPhoto extends PhotoPosition {
-  readonly source: Photo;
-}
-
 /** Tokens that one run of the vision tower works on: enough for the products to run at full speed, little enough to stay small. */
 const tokensPerRun = 2080;
-/** Photos that are decoded ahead of the engine: bounds the memory of decoded photos. */
-const decodeAhead = 8;
-
-type Loaded = { image: RawImage } | { pixels: Float32Array } | { error: unknown };
-
-async function load(photo: PlacedPhoto, options: DecodeOptions): Promise<Loaded> {
-  const { source } = photo;
-  if (source instanceof Float32Array) return { pixels: source };
-  if (typeof source === 'string' || source instanceof URL || source instanceof Uint8Array) {
-    return decodePhoto(source, photo, options).then(
-      (image) => ({ image }),
-      (error: unknown) => ({ error }),
-    );
-  }
-  // The engine reads the pixels from its own threads while JavaScript goes on: what the caller owns is copied.
-  return { image: { ...source, data: source.data.slice() } };
-}
 
 /**
- * Photos to CLIP features: decoding (on libuv's threads) runs ahead of preprocessing and the vision tower (on the engine's), in batches of one
- * size, so that no thread waits while there is work.
+ * Photos to CLIP features, in batches of one size. Decoding (on libuv's threads), preprocessing (on the device's side queue) and the vision tower (on the
+ * device's threads) go on side by side, so that no thread waits while there is work.
  */
 export class VisionPipeline {
   readonly tokens: number;
@@ -65,15 +38,17 @@ export class VisionPipeline {
   }
 
   /**
-   * Computes the features of all photos, in order, into `out` (f32, rows(feature) × width for each photo).
+   * Computes the features of photos, in order, into `out` (f32, rows(feature) × width for each photo).
+   * @param loader gives these photos next
    * @param options.onPhotoError given a photo that cannot be used, which is then left out; without it the first one ends the run
    * @returns the photos that were used, in the order of their features
    */
   async run(
     photos: readonly PlacedPhoto[],
+    loader: PhotoLoader,
     feature: ClipVisionFeature,
     out: NativeTensor,
-    options: DecodeOptions & {
+    options: {
       signal?: AbortSignal | undefined;
       onDone?: ((photos: number) => void) | undefined;
       onPhotoError?: ((error: ImageError) => void) | undefined;
@@ -83,47 +58,38 @@ export class VisionPipeline {
     const imageElements = 3 * imageSize * imageSize;
     const width = this.config.hiddenSize;
     const rows = this.rows(feature);
-    // Two, so that the next batch is preprocessed while the engine works on this one.
+    // Two, so that the next batch is filled while the engine works on this one.
     const size = Math.min(this.batch, photos.length);
     const pixels = [0, 1].map(() =>
       this.session.tensor({ dtype: 'f32', shape: [size, 3, imageSize, imageSize] }),
     ) as [NativeTensor, NativeTensor];
     const inFlight: [Promise<void>, Promise<void>] = [Promise.resolve(), Promise.resolve()];
     const used: PlacedPhoto[] = [];
-    const ahead: Promise<Loaded>[] = [];
-    let next = 0;
-    const refill = (): void => {
-      for (; ahead.length < decodeAhead && next < photos.length; next++) {
-        const photo = photos[next];
-        if (photo) ahead.push(load(photo, options));
-      }
-    };
-    let pending: Promise<void>[] = [];
     let side: 0 | 1 = 0;
     let filled = 0;
     const flush = (): void => {
       if (filled === 0) return;
-      const [images, first, from, prepared] = [filled, used.length - filled, side, pending];
-      inFlight[from] = Promise.all(prepared).then(() =>
-        this.#forward(images, feature, pixels[from], { tensor: out, element: first * rows * width }, options),
-      );
+      const place = { tensor: out, element: (used.length - filled) * rows * width };
+      const run = this.#forward(filled, feature, pixels[side], place, options);
       // Failures are met where the promise is awaited; this keeps one that nobody awaits yet from ending the process.
-      inFlight[from].catch(() => undefined);
-      [side, filled, pending] = [from === 0 ? 1 : 0, 0, []];
+      run.catch(() => undefined);
+      inFlight[side] = run;
+      [side, filled] = [side === 0 ? 1 : 0, 0];
     };
     try {
       for (const photo of photos) {
-        refill();
         options.signal?.throwIfAborted();
-        const loaded = await (ahead.shift() ?? load(photo, options));
+        const loaded = await loader.next();
         options.signal?.throwIfAborted();
         if (filled === 0) await inFlight[side];
         try {
           if ('error' in loaded) throw loaded.error;
-          pending.push(this.#place(photo, loaded, pixels[side], filled * imageElements, options.signal));
+          // Awaited, so that no more decoded photos are held than the loader holds.
+          await this.#place(photo, loaded, pixels[side], filled * imageElements, options.signal);
         } catch (error) {
           if (!(error instanceof ImageError) || !options.onPhotoError) throw error;
           options.onPhotoError(error);
+          options.onDone?.(1);
           continue;
         }
         used.push(photo);
@@ -134,36 +100,39 @@ export class VisionPipeline {
       return used;
     } finally {
       // Whatever happened, nothing may still be writing to the tensors when they go.
-      await Promise.allSettled([...ahead, ...pending, ...inFlight]);
+      await Promise.allSettled(inFlight);
       for (const tensor of pixels) tensor.dispose();
     }
   }
 
-  #place(
+  async #place(
     photo: PlacedPhoto,
-    loaded: Exclude<Loaded, { error: unknown }>,
+    loaded: Exclude<LoadedPhoto, { error: unknown }>,
     tensor: NativeTensor,
     element: number,
     signal: AbortSignal | undefined,
   ): Promise<void> {
+    // Checked once more, because time has passed since the call: a buffer that was transferred meanwhile is empty.
+    checkPhoto('pixels' in loaded ? loaded.pixels : loaded.image, photo, this.config.imageSize);
     if ('pixels' in loaded) {
-      const bad = tensor.write(loaded.pixels, element);
-      if (bad < 0) return Promise.resolve();
-      const { identity } = photo;
+      const { pixels } = loaded;
+      // Memory that other threads write to is copied before it is checked.
+      const bad = tensor.write(pixels.buffer instanceof ArrayBuffer ? pixels : pixels.slice(), element);
+      if (bad < 0) return;
       throw new ImageError(
         'ERR_PIXELS_INVALID',
-        `photo ${photo.photo}${identity === undefined ? '' : ` of identity ${identity}`}: pixel value ${bad} is ` +
-          `${loaded.pixels[bad]}, expected a finite number`,
+        `${describePhoto(pixels, photo)}: pixel value ${bad} is ${pixels[bad]}, expected a finite number`,
         photo,
       );
     }
+    // The engine reads the pixels from its own threads while JavaScript goes on: what the caller owns is
+    // copied (not with slice(), which for a Buffer is a view).
+    const image = loaded.owned ? loaded.image : { ...loaded.image, data: new Uint8Array(loaded.image.data) };
     const { shortestEdge, cropSize, rescaleFactor, mean, std } = this.processor;
     const settings = { resize: shortestEdge, crop: cropSize, rescale: rescaleFactor, mean, std };
-    const placed = this.session.cancellable(signal, (cancellation) =>
-      native().preprocess(this.session.device, loaded.image, settings, tensor, element, cancellation),
+    await this.session.cancellable(signal, (cancellation) =>
+      native().preprocess(this.session.device, image, settings, tensor, element, cancellation),
     );
-    placed.catch(() => undefined);
-    return placed;
   }
 
   async #forward(

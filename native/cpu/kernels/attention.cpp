@@ -9,6 +9,7 @@
 // flops; reads q, k, v once and writes out once. Every query's result is independent of the others, so that callers may split
 // the queries freely.
 #include "cpu/kernels/gemm_tile.h"
+#include "cpu/kernels/transpose.h"
 
 namespace omni_id::cpu::OMNI_ID_ISA_NAMESPACE {
 
@@ -17,7 +18,7 @@ namespace {
 // Two packed operands of 512 × 128 floats are 512 KiB: they stay in the second-level cache.
 constexpr int64_t kKeyBlock = 512;
 
-#if defined(OMNI_ID_ISA_AVX512BF16)
+#if defined(OMNI_ID_NATIVE_BF16)
 constexpr bool kNativeBf16 = true;
 #else
 constexpr bool kNativeBf16 = false;
@@ -29,11 +30,12 @@ struct Scratch {
   void* keys;          // panels [32 keys] of [head_dim][32]
   void* values;        // panels [32 dims] of [key][32]
   void* queries;       // [kTileRows][padded head_dim]
-  float* scores;       // [kTileRows][kKeyBlock]
+  float* scores;       // [kTileRows][score_stride]
   void* weights;       // the same in the tile's type; `scores` itself in f32
   float* accumulator;  // [queries][padded head_dim]
   float* maximum;      // [queries], of scaled scores
   float* sum;          // [queries]
+  int64_t score_stride;
   size_t bytes;
 };
 
@@ -44,6 +46,8 @@ Scratch lay_out(const Attention* g, void* base) {
   char* start = (char*)base;
   size_t at = 0;
   Scratch s;
+  // One line more than the keys need, so that the rows do not meet in the same sets of the first-level cache.
+  s.score_stride = (int64_t)block + 16;
   s.keys = start + at;
   at += aligned(block * padded_dim * element);
   s.values = start + at;
@@ -51,9 +55,9 @@ Scratch lay_out(const Attention* g, void* base) {
   s.queries = start + at;
   at += aligned(kTileRows * padded_dim * element);
   s.scores = (float*)(start + at);
-  at += aligned(kTileRows * kKeyBlock * sizeof(float));
+  at += aligned((size_t)(kTileRows * s.score_stride) * sizeof(float));
   s.weights = element == 2 ? start + at : (char*)s.scores;
-  if (element == 2) at += aligned(kTileRows * kKeyBlock * element);
+  if (element == 2) at += aligned((size_t)(kTileRows * s.score_stride) * element);
   s.accumulator = (float*)(start + at);
   at += aligned((size_t)g->queries * padded_dim * sizeof(float));
   s.maximum = (float*)(start + at);
@@ -64,51 +68,100 @@ Scratch lay_out(const Attention* g, void* base) {
   return s;
 }
 
-OMNI_ID_INLINE void convert(float from, float* to) { *to = from; }
-OMNI_ID_INLINE void convert(uint16_t from, float* to) { *to = float_of((uint32_t)from << 16); }
-OMNI_ID_INLINE void convert(uint16_t from, uint16_t* to) { *to = from; }
-
-// A row of n elements to the tile's type, zeros up to `padded`.
+// A vector of words of a row of q, k or v, in the form that the tile multiplies: floats, or pairs of bfloat16 as they lie in
+// memory. Only the first `n` words are read, the others are zero.
 template <typename Source, typename T>
-OMNI_ID_INLINE void copy_row(const Source* from, int64_t n, int64_t padded, T* to) {
-  for (int64_t i = 0; i < n; ++i) convert(from[i], to + i);
-  for (int64_t i = n; i < padded; ++i) to[i] = 0;
+OMNI_ID_INLINE Vector load_words(const Source* from, int64_t elements) {
+  constexpr int64_t kPair = 4 / sizeof(T);
+  if constexpr (sizeof(Source) == sizeof(T)) {
+    if (elements >= kWidth * kPair) return load((const float*)from);
+    if (elements % kPair == 0) return load_n((const float*)from, elements / kPair);
+  } else if (elements >= kWidth) {
+    return load_bf16((const uint16_t*)from);
+  }
+  float words[kWidth] = {};
+  for (int64_t i = 0; i < elements && i < kWidth * kPair; ++i) {
+    if constexpr (sizeof(Source) == sizeof(T)) {
+      __builtin_memcpy((T*)words + i, from + i, sizeof(T));
+    } else {
+      words[i] = float_of((uint32_t)from[i] << 16);
+    }
+  }
+  return load(words);
 }
 
+// A row of `elements` to the tile's type, zeros up to a whole vector.
+template <typename Source, typename T>
+OMNI_ID_INLINE void copy_row(const Source* from, int64_t elements, T* to) {
+  constexpr int64_t kStep = kWidth * (4 / sizeof(T));
+  for (int64_t i = 0; i < elements; i += kStep) store((float*)(to + i), load_words<Source, T>(from + i, elements - i));
+}
+
+// Keys, transposed in squares of kWidth × kWidth words: panel[dim / pair][32 keys]. Keys past the last one are zeros.
 template <typename Source, typename T>
 void pack_keys(const Source* k, int64_t stride, int64_t keys, int64_t dim, T* panels) {
   constexpr int64_t kPair = 4 / sizeof(T);
-  const int64_t padded = divide_up(dim, kPair) * kPair;
-  for (int64_t key = 0; key < keys; ++key) {
-    T* panel = panels + key / kPanelColumns * padded * kPanelColumns + key % kPanelColumns * kPair;
-    const Source* row = k + key * stride;
-    for (int64_t d = 0; d < padded; ++d) {
-      T* to = panel + d / kPair * kPair * kPanelColumns + d % kPair;
-      if (d < dim) {
-        convert(row[d], to);
-      } else {
-        *to = 0;
+  const int64_t words = divide_up(dim, kPair);
+  for (int64_t key = 0; key < keys; key += kWidth) {
+    float* panel = (float*)panels + key / kPanelColumns * words * kPanelColumns + key % kPanelColumns;
+    for (int64_t word = 0; word < words; word += kWidth) {
+      Vector square[kWidth];
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < kWidth; ++i) {
+        square[i] =
+            key + i < keys ? load_words<Source, T>(k + (key + i) * stride + word * kPair, dim - word * kPair) : splat(0.0f);
+      }
+      transpose(square);
+      const int64_t count = smaller(kWidth, words - word);
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < kWidth; ++i) {
+        if (i < count) store(panel + (word + i) * kPanelColumns, square[i]);
       }
     }
   }
 }
 
+#if defined(OMNI_ID_ISA_NEONBF16)
+// The first n of four bfloat16, as bits, zeros for the others; n may be any number.
+OMNI_ID_INLINE uint16x4_t load_bits_n(const uint16_t* p, int64_t n) {
+  if (n >= 4) return vld1_u16(p);
+  uint16_t bits[4] = {};
+  for (int64_t i = 0; i < n; ++i) bits[i] = p[i];
+  return vld1_u16(bits);
+}
+#endif
+
+// Values: panel[key / pair][32 dims][pair], the two keys of a pair interleaved.
 template <typename Source, typename T>
 void pack_values(const Source* v, int64_t stride, int64_t keys, int64_t dim, T* panels) {
   constexpr int64_t kPair = 4 / sizeof(T);
-  const int64_t padded_keys = divide_up(keys, kPair) * kPair;
-  for (int64_t key = 0; key < padded_keys; ++key) {
-    for (int64_t first = 0; first < dim; first += kPanelColumns) {
-      T* to = panels + first * padded_keys + key / kPair * kPair * kPanelColumns + key % kPair;
-      const int64_t columns = smaller(kPanelColumns, dim - first);
-      for (int64_t d = 0; d < columns; ++d) {
-        if (key < keys) {
-          convert(v[key * stride + first + d], to + d * kPair);
+  const int64_t steps = divide_up(keys, kPair);
+  for (int64_t first = 0; first < dim; first += kPanelColumns) {
+    float* panel = (float*)panels + first * steps;
+    for (int64_t step = 0; step < steps; ++step) {
+      const Source* row = v + step * kPair * stride + first;
+      for (int64_t d = 0; d < kPanelColumns; d += kWidth) {
+        const int64_t n = dim - first - d;
+        Vector words = splat(0.0f);
+        if constexpr (kPair == 1) {
+          if (n > 0) words = load_words<Source, T>(row + d, n);
         } else {
-          to[d * kPair] = 0;
+#if defined(OMNI_ID_ISA_AVX512BF16)
+          const __mmask16 lanes = n >= kWidth ? (__mmask16)0xffff : n > 0 ? first_lanes(n) : (__mmask16)0;
+          const __m512i low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, row + d));
+          const __mmask16 second = step * kPair + 1 < keys ? lanes : (__mmask16)0;
+          const __m512i high = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(second, row + stride + d));
+          words = _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+#elif defined(OMNI_ID_ISA_NEONBF16)
+          const uint16x4_t low = load_bits_n(row + d, n);
+          const uint16x4_t high = load_bits_n(row + stride + d, step * kPair + 1 < keys ? n : 0);
+          words = vreinterpretq_f32_u16(vcombine_u16(vzip1_u16(low, high), vzip2_u16(low, high)));
+#else
+          static_assert(kPair == 1, "an instruction set that multiplies pairs interleaves them here");
+#endif
         }
+        store(panel + step * kPanelColumns + d, words);
       }
-      for (int64_t d = columns; d < kPanelColumns; ++d) to[d * kPair] = 0;
     }
   }
 }
@@ -116,8 +169,31 @@ void pack_values(const Source* v, int64_t stride, int64_t keys, int64_t dim, T* 
 OMNI_ID_INLINE void store_weight(float* to, Vector x) { store(to, x); }
 OMNI_ID_INLINE void store_weight(uint16_t* to, Vector x) { store_bf16(to, x); }
 
+// 2^x for x ≤ 0; below −126 it gives 2^−126. 2^f on [−½, ½] is a minimax polynomial: of degree 5 (relative error 8e-8) in f32,
+// and of degree 3 (7e-5, a thirtieth of the rounding to come) where weights are rounded to bfloat16 or were made of it.
+template <typename Source>
+OMNI_ID_INLINE Vector power_of_two(Vector x) {
+  x = larger_of(splat(-126.0f), x);  // of an unordered pair the second operand is taken, so that NaN stays NaN
+  const Vector n = round_to_integer(x);
+  const Vector f = subtract(x, n);
+  Vector p;
+  if constexpr (sizeof(Source) == 2) {
+    p = multiply_add(f, splat(0.05517167f), splat(0.24261113f));
+    p = multiply_add(p, f, splat(0.69326097f));
+    p = multiply_add(p, f, splat(0.99992806f));
+  } else {
+    p = multiply_add(f, splat(0.0013276472f), splat(0.009675541f));
+    p = multiply_add(p, f, splat(0.05550713f));
+    p = multiply_add(p, f, splat(0.2402212f));
+    p = multiply_add(p, f, splat(0.69314694f));
+    p = multiply_add(p, f, splat(1.0000001f));
+  }
+  return scale_by_power(p, n);
+}
+
 // Turns one row of scores into weights, updates its maximum and sum, and rescales what was accumulated under the old maximum.
-template <typename T>
+// `scale` is the attention's times log2(e), so that weights are powers of two.
+template <typename Source, typename T>
 void softmax_row(float* scores, int64_t keys, float scale, T* weights, float* maximum, float* sum, float* accumulator,
                  int64_t dim, bool first_block) {
   const int64_t padded = divide_up(keys, kWidth) * kWidth;
@@ -129,14 +205,14 @@ void softmax_row(float* scores, int64_t keys, float scale, T* weights, float* ma
   const Vector factor = splat(scale), shift = splat(-new_maximum);
   Vector total = splat(0.0f);
   for (int64_t i = 0; i < padded; i += kWidth) {
-    const Vector weight = exponential(multiply_add(load(scores + i), factor, shift));
+    const Vector weight = power_of_two<Source>(multiply_add(load(scores + i), factor, shift));
     total = add(total, weight);
     store_weight(weights + i, weight);
   }
   float carried = 0.0f;
   if (!first_block) {
     float ratio[kWidth];
-    store(ratio, exponential(splat(*maximum - new_maximum)));
+    store(ratio, power_of_two<Source>(splat(*maximum - new_maximum)));
     carried = *sum * ratio[0];
     const Vector correction = splat(ratio[0]);
     for (int64_t d = 0; d < dim; d += kWidth) store(accumulator + d, multiply(load(accumulator + d), correction));
@@ -167,8 +243,10 @@ void attend(const Attention* g, void* base) {
   const int64_t dim = g->head_dim;
   const int64_t padded_dim = divide_up(dim, kPanelColumns) * kPanelColumns;
   const int64_t dim_steps = divide_up(dim, kPair);
-  T* queries = (T*)s.queries;
+  // Queries are multiplied where they lie, unless they have another type or end in half a pair.
+  const bool copies_queries = sizeof(Source) != sizeof(T) || dim % kPair != 0;
   T* weights = (T*)s.weights;
+  const float scale = g->scale * 1.44269504f;
 
   for (int64_t key = 0; key < g->keys; key += kKeyBlock) {
     const int64_t keys = smaller(kKeyBlock, g->keys - key);
@@ -177,20 +255,26 @@ void attend(const Attention* g, void* base) {
     pack_values((const Source*)g->v + key * g->v_stride, g->v_stride, keys, dim, (T*)s.values);
     for (int64_t query = 0; query < g->queries; query += kTileRows) {
       const int64_t rows = smaller(kTileRows, g->queries - query);
-      for (int64_t row = 0; row < rows; ++row) {
-        copy_row((const Source*)g->q + (query + row) * g->q_stride, dim, dim_steps * kPair, queries + row * padded_dim);
+      const T* queries = (const T*)g->q + query * g->q_stride;
+      int64_t query_stride = g->q_stride;
+      if (copies_queries) {
+        for (int64_t row = 0; row < rows; ++row) {
+          copy_row((const Source*)g->q + (query + row) * g->q_stride, dim, (T*)s.queries + row * padded_dim);
+        }
+        queries = (const T*)s.queries;
+        query_stride = padded_dim;
       }
       for (int64_t panel = 0; panel < keys; panel += kPanelColumns) {
-        tile<T>(rows, smaller(kPanelColumns, keys - panel), queries, padded_dim, (const T*)s.keys + panel * dim_steps * kPair,
-                dim_steps, s.scores + panel, kKeyBlock, false);
+        tile<T>(rows, smaller(kPanelColumns, keys - panel), queries, query_stride, (const T*)s.keys + panel * dim_steps * kPair,
+                dim_steps, s.scores + panel, s.score_stride, false);
       }
       float* accumulator = s.accumulator + query * padded_dim;
       for (int64_t row = 0; row < rows; ++row) {
-        softmax_row<T>(s.scores + row * kKeyBlock, keys, g->scale, weights + row * kKeyBlock, s.maximum + query + row,
-                       s.sum + query + row, accumulator + row * padded_dim, dim, key == 0);
+        softmax_row<Source, T>(s.scores + row * s.score_stride, keys, scale, weights + row * s.score_stride,
+                               s.maximum + query + row, s.sum + query + row, accumulator + row * padded_dim, dim, key == 0);
       }
       for (int64_t d = 0; d < dim; d += kPanelColumns) {
-        tile<T>(rows, smaller(kPanelColumns, dim - d), weights, kKeyBlock, (const T*)s.values + d * key_steps * kPair,
+        tile<T>(rows, smaller(kPanelColumns, dim - d), weights, s.score_stride, (const T*)s.values + d * key_steps * kPair,
                 key_steps, accumulator + d, padded_dim, key > 0);
       }
     }
@@ -215,7 +299,7 @@ void attention(const Attention* g, void* scratch) {
   if (g->type == kF32) {
     attend<float, float>(g, scratch);
   } else {
-#if defined(OMNI_ID_ISA_AVX512BF16)
+#if defined(OMNI_ID_NATIVE_BF16)
     attend<uint16_t, uint16_t>(g, scratch);
 #else
     attend<uint16_t, float>(g, scratch);

@@ -1,21 +1,24 @@
 // GEMM with a fused epilogue: out = activation(a · Wᵀ + bias) + residual, see `Gemm` in kernels.h.
 //
-// Strategy: a block is up to a few hundred rows by a few panels of 32 columns. k is cut into pieces of kDepth so that a panel's
-// piece stays in the first-level cache while all rows of the block pass over it; partial sums are kept in f32 in `scratch`
-// (second-level cache), and the last step runs the epilogue over whole rows of the block, the only time that `out` is touched.
-// Instruction sets without bfloat16 dot products convert the pieces of A and W to f32 on the way and use the f32 tile.
-// The cut of k depends on nothing but the type, so the order of every sum is fixed.
-// Cost: 2·m·n·k flops; W is read once per row block, A once per panel group, both from cache for the shapes of ViTs.
+// Strategy: a block is up to a few hundred rows by a few panels of 32 columns. k is cut into even pieces of at most kDepth, so
+// that a panel's piece stays in the nearest caches while all rows of the block pass over it; the panel that comes next is
+// fetched meanwhile. Partial sums are kept in f32 in `scratch` (second-level cache); the last piece of a tile is followed by
+// its epilogue, the only time that `out` is touched. Instruction sets without bfloat16 dot products convert the pieces of A and
+// W to f32 on the way and use the f32 tile. The cut of k depends on nothing but k, so the order of every sum is fixed. Cost:
+// 2·m·n·k flops; W is read once per row block, A once per panel group, both from cache for the shapes of ViTs.
 #include "cpu/kernels/gemm_tile.h"
 
 namespace omni_id::cpu::OMNI_ID_ISA_NAMESPACE {
 
 namespace {
 
-// A panel piece of 32 × kDepth is 16 KiB in bf16 and 32 KiB in f32, the half or all of a first-level cache.
-constexpr int64_t kDepth = 256;
+// A panel's piece of 32 × kDepth is 40 KiB in bf16 and 80 KiB in f32. It may be larger than the first-level cache: two vectors
+// of it a step, read in order, come from the second level in time. Shorter pieces load and store the partial sums more often:
+// 256 was 3 to 8 % slower at ViT-H's shapes, 1280 no faster.
+constexpr int64_t kDepth = 640;
+constexpr int64_t kLine = 64;  // bytes of a cache line
 
-#if defined(OMNI_ID_ISA_AVX512BF16)
+#if defined(OMNI_ID_NATIVE_BF16)
 constexpr bool kNativeBf16 = true;
 #else
 constexpr bool kNativeBf16 = false;
@@ -93,44 +96,63 @@ void unpack_panel(const uint16_t* from, int64_t depth, float* to) {
   }
 }
 
-template <Activation kActivation>
+template <Activation kActivation, bool kToBf16>
 OMNI_ID_INLINE Vector activated(Vector x) {
-  if constexpr (kActivation == kGelu) return gelu(x);
+  if constexpr (kActivation == kGelu) return kToBf16 ? gelu_for_bf16(x) : gelu(x);
   if constexpr (kActivation == kQuickGelu) return quick_gelu(x);
   return x;
 }
 
-template <Activation kActivation>
-void epilogue_row(const Gemm* g, const float* sums, int64_t row, int64_t first, int64_t columns) {
-  int64_t out_row = row;
-  if (g->out_group) out_row = row / g->out_group * (g->out_group + g->out_skip) + g->out_skip + row % g->out_group;
-  const int64_t residual_row = g->residual_period ? out_row % g->residual_period : out_row;
-  const float* bias = g->bias ? g->bias + first : nullptr;
-  const float* residual = g->residual ? g->residual + residual_row * g->residual_stride + first : nullptr;
-  const int64_t out_at = out_row * g->out_stride + first;
-  for (int64_t i = 0; i < columns; i += kWidth) {
-    const int64_t n = smaller(kWidth, columns - i);
-    Vector x = load(sums + i);
-    if (n == kWidth) {
-      if (bias) x = add(x, load(bias + i));
-      x = activated<kActivation>(x);
-      if (residual) x = add(x, load(residual + i));
-      if (g->out_type == kBf16) {
-        store_bf16((uint16_t*)g->out + out_at + i, x);
+// The epilogue of one tile, right after its last piece of k, while its sums lie in the first-level cache.
+template <Activation kActivation, bool kToBf16>
+void finish_tile(const Gemm* g, const float* sums, int64_t sums_stride, int64_t row_begin, int64_t rows, int64_t first,
+                 int64_t columns) {
+  for (int64_t i = 0; i < rows; ++i, sums += sums_stride) {
+    int64_t row = row_begin + i;
+    if (g->out_group) row = row / g->out_group * (g->out_group + g->out_skip) + g->out_skip + row % g->out_group;
+    const int64_t residual_row = g->residual_period ? row % g->residual_period : row;
+    const float* bias = g->bias ? g->bias + first : nullptr;
+    const float* residual = g->residual ? g->residual + residual_row * g->residual_stride + first : nullptr;
+    const int64_t out = row * g->out_stride + first;
+    for (int64_t j = 0; j < columns; j += kWidth) {
+      const int64_t n = smaller(kWidth, columns - j);
+      const bool whole = n == kWidth;
+      Vector x = load(sums + j);
+      if (bias) x = add(x, whole ? load(bias + j) : load_n(bias + j, n));
+      x = activated<kActivation, kToBf16>(x);
+      if (residual) x = add(x, whole ? load(residual + j) : load_n(residual + j, n));
+      if constexpr (kToBf16) {
+        uint16_t* to = (uint16_t*)g->out + out + j;
+        whole ? store_bf16(to, x) : store_bf16_n(to, x, n);
       } else {
-        store((float*)g->out + out_at + i, x);
-      }
-    } else {
-      if (bias) x = add(x, load_n(bias + i, n));
-      x = activated<kActivation>(x);
-      if (residual) x = add(x, load_n(residual + i, n));
-      if (g->out_type == kBf16) {
-        store_bf16_n((uint16_t*)g->out + out_at + i, x, n);
-      } else {
-        store_n((float*)g->out + out_at + i, x, n);
+        float* to = (float*)g->out + out + j;
+        whole ? store(to, x) : store_n(to, x, n);
       }
     }
   }
+}
+
+typedef void (*FinishTile)(const Gemm*, const float*, int64_t, int64_t, int64_t, int64_t, int64_t);
+
+FinishTile finish_tile_of(const Gemm* g) {
+  const bool bf16 = g->out_type == kBf16;
+  switch (g->activation) {
+    case kGelu:
+      return bf16 ? finish_tile<kGelu, true> : finish_tile<kGelu, false>;
+    case kQuickGelu:
+      return bf16 ? finish_tile<kQuickGelu, true> : finish_tile<kQuickGelu, false>;
+    case kNoActivation:
+      break;
+  }
+  return bf16 ? finish_tile<kNoActivation, true> : finish_tile<kNoActivation, false>;
+}
+
+OMNI_ID_INLINE int64_t weight_bytes(const Gemm* g) { return g->weight_type == kBf16 ? 2 : 4; }
+
+// Panel p from element `first` of k on.
+OMNI_ID_INLINE const char* panel_piece(const Gemm* g, int64_t p, int64_t first) {
+  const int64_t depth = g->weight_type == kBf16 ? divide_up(g->k, 2) * 2 : g->k;
+  return (const char*)g->weight + (p * depth + first) * kPanelColumns * weight_bytes(g);
 }
 
 template <typename T>
@@ -140,6 +162,8 @@ void multiply_piece(const Gemm* g, const Scratch* s, int64_t row_begin, int64_t 
   const int64_t rows = row_end - row_begin;
   const int64_t sums_stride = (panel_end - panel_begin) * kPanelColumns;
   const int64_t steps = divide_up(depth, kPerStep);
+  const bool last_piece = first + depth >= g->k;
+  const FinishTile finish = finish_tile_of(g);
   const bool convert = converts_a(g);
   if (convert) convert_a(g, row_begin, row_end, first, depth, s->a);
   const T* a = convert ? (const T*)s->a : (const T*)g->a + row_begin * g->a_stride + first;
@@ -147,19 +171,26 @@ void multiply_piece(const Gemm* g, const Scratch* s, int64_t row_begin, int64_t 
 
   for (int64_t p = panel_begin; p < panel_end; ++p) {
     const int64_t columns = smaller(kPanelColumns, g->n - p * kPanelColumns);
-    const T* panel;
+    const void* piece = panel_piece(g, p, first);
+    const T* panel = (const T*)piece;
     if (sizeof(T) == 4 && g->weight_type == kBf16) {
-      const int64_t panel_elements = divide_up(g->k, 2) * 2 * kPanelColumns;
-      unpack_panel((const uint16_t*)g->weight + p * panel_elements + first * kPanelColumns, depth, s->unpacked);
+      unpack_panel((const uint16_t*)piece, depth, s->unpacked);
       panel = (const T*)s->unpacked;
-    } else {
-      const int64_t panel_elements = divide_up(g->k, kPerStep) * kPerStep * kPanelColumns;
-      panel = (const T*)g->weight + p * panel_elements + first * kPanelColumns;
     }
-    float* sums = s->sums + (p - panel_begin) * kPanelColumns;
+    // What is multiplied next: this piece of the next panel, or the next piece of the first one.
+    const bool last_panel = p + 1 == panel_end;
+    const int64_t ahead_bytes = last_panel && last_piece ? 0 : depth * kPanelColumns * weight_bytes(g);
+    const char* ahead = last_panel ? panel_piece(g, panel_begin, first + depth) : panel_piece(g, p + 1, first);
+    const int64_t ahead_step = divide_up(divide_up(ahead_bytes, kLine), divide_up(rows, kTileRows)) * kLine;
+    int64_t fetched = 0;
+
     for (int64_t row = 0; row < rows; row += kTileRows) {
-      tile<T>(smaller(kTileRows, rows - row), columns, a + row * a_stride, a_stride, panel, steps, sums + row * sums_stride,
-              sums_stride, first > 0);
+      const int64_t until = smaller(ahead_bytes, fetched + ahead_step);
+      for (; fetched < until; fetched += kLine) __builtin_prefetch(ahead + fetched, 0, 2);
+      const int64_t tile_rows = smaller(kTileRows, rows - row);
+      float* sums = s->sums + row * sums_stride + (p - panel_begin) * kPanelColumns;
+      tile<T>(tile_rows, columns, a + row * a_stride, a_stride, panel, steps, sums, sums_stride, first > 0);
+      if (last_piece) finish(g, sums, sums_stride, row_begin + row, tile_rows, p * kPanelColumns, columns);
     }
   }
 }
@@ -170,30 +201,16 @@ size_t gemm_scratch_bytes(const Gemm* g, int64_t rows, int64_t panels) { return 
 
 void gemm_block(const Gemm* g, int64_t row_begin, int64_t row_end, int64_t panel_begin, int64_t panel_end, void* scratch) {
   const Scratch s = lay_out(g, row_end - row_begin, panel_end - panel_begin, scratch);
-  for (int64_t first = 0; first < g->k; first += kDepth) {
-    const int64_t depth = smaller(kDepth, g->k - first);
+  // Even pieces, of whole pairs.
+  const int64_t piece = divide_up(divide_up(g->k, divide_up(g->k, kDepth)), 2) * 2;
+  for (int64_t first = 0; first < g->k; first += piece) {
+    const int64_t depth = smaller(piece, g->k - first);
     if (computes_in_bf16(g)) {
       if constexpr (kNativeBf16) {
         multiply_piece<uint16_t>(g, &s, row_begin, row_end, panel_begin, panel_end, first, depth);
       }
     } else {
       multiply_piece<float>(g, &s, row_begin, row_end, panel_begin, panel_end, first, depth);
-    }
-  }
-  const int64_t column = panel_begin * kPanelColumns;
-  const int64_t columns = smaller(panel_end * kPanelColumns, g->n) - column;
-  for (int64_t row = row_begin; row < row_end; ++row) {
-    const float* sums = s.sums + (row - row_begin) * (panel_end - panel_begin) * kPanelColumns;
-    switch (g->activation) {
-      case kNoActivation:
-        epilogue_row<kNoActivation>(g, sums, row, column, columns);
-        break;
-      case kGelu:
-        epilogue_row<kGelu>(g, sums, row, column, columns);
-        break;
-      case kQuickGelu:
-        epilogue_row<kQuickGelu>(g, sums, row, column, columns);
-        break;
     }
   }
 }

@@ -2,11 +2,16 @@
 
 #include "cpu/kernels/simd.h"
 
+#if defined(OMNI_ID_VECTOR_NEON)
+#include "cpu/kernels/gemm_tile_neon.h"
+#endif
+
 // The innermost loop of every matrix product: a tile of C in registers, C[rows][columns] (+)= A[rows][k] · panel[k][32].
 //
 // Strategy: outer products. A is read in place, one broadcast element (or bfloat16 pair) per row and step, so that it needs no
 // packing; the panel is packed so that a step reads consecutive vectors. kTileRows × kTileVectors accumulators plus the panel's
-// vectors fill the registers: 12 × 2 of 32 on AVX-512, 6 × 2 of 16 on AVX2, and on the baseline 4 × 2 of 16.
+// vectors fill the registers: 12 × 2 of 32 on AVX-512, 6 × 2 of 16 on AVX2, and on the baseline 4 × 2 of 16. NEON has a tile of
+// its own, 6 × 4 of 32, in gemm_tile_neon.h.
 // Per step and tile: kTileRows broadcasts and kTileVectors loads for kTileRows · kTileVectors multiply-adds.
 // Each element of C is summed over k in one order, whatever the tile's shape: results do not depend on how rows are shared.
 namespace omni_id::cpu::OMNI_ID_ISA_NAMESPACE {
@@ -15,6 +20,8 @@ namespace omni_id::cpu::OMNI_ID_ISA_NAMESPACE {
 constexpr int64_t kTileRows = 12, kTileVectors = 2;
 #elif defined(OMNI_ID_ISA_AVX2)
 constexpr int64_t kTileRows = 6, kTileVectors = 2;
+#elif defined(OMNI_ID_VECTOR_NEON)
+constexpr int64_t kTileRows = 6, kTileVectors = 4;
 #else
 constexpr int64_t kTileRows = 4, kTileVectors = 2;
 #endif
@@ -83,6 +90,9 @@ OMNI_ID_INLINE void tile_of_rows(int64_t rows, const T* a, int64_t a_stride, con
       return;
     }
   }
+#if defined(OMNI_ID_VECTOR_NEON)
+  tile_neon<T, kRows, kVectors>(a, a_stride, panel, k, c, c_stride, accumulate);
+#else
 #if defined(OMNI_ID_ISA_AVX512BF16)
   if constexpr (sizeof(T) == 2) {
     tile_bf16<kRows, kVectors>(a, a_stride, panel, k, c, c_stride, accumulate);
@@ -90,10 +100,11 @@ OMNI_ID_INLINE void tile_of_rows(int64_t rows, const T* a, int64_t a_stride, con
   }
 #endif
   if constexpr (sizeof(T) == 4) tile_f32<kRows, kVectors>(a, a_stride, panel, k, c, c_stride, accumulate);
+#endif
 }
 
-// C[rows][columns] (+)= A · panel for rows ≤ kTileRows and columns ≤ 32; whole vectors of C are written, up to the next
-// multiple of kWidth. T is float, or uint16_t for bfloat16 pairs (AVX512-BF16 only, `k` in pairs).
+// C[rows][columns] (+)= A · panel for rows ≤ kTileRows and columns ≤ 32; whole vectors of C are written, one or kTileVectors at
+// a time, at most to the 32nd column. T is float, or uint16_t for bfloat16 pairs (AVX512-BF16 and NEON-BF16, `k` in pairs).
 template <typename T>
 OMNI_ID_INLINE void tile(int64_t rows, int64_t columns, const T* a, int64_t a_stride, const T* panel, int64_t k, float* c,
                          int64_t c_stride, bool accumulate) {

@@ -10,9 +10,9 @@
 namespace omni_id::cpu {
 
 // Packed weights: panels of this many output columns, for every instruction set, so that a packed cache made on one machine
-// is right on another. 32 floats are two AVX-512 registers or four AVX2 ones.
+// is right on another. 32 floats are two AVX-512 registers, four AVX2 ones or eight NEON ones.
 //   f32:  panel[k][32]
-//   bf16: panel[ceil(k/2)][32][2], the second of the last pair zero when k is odd (the operand order of VDPBF16PS)
+//   bf16: panel[ceil(k/2)][32][2], the second of the last pair zero when k is odd (the operand order of VDPBF16PS and BFDOT)
 constexpr int64_t kPanelColumns = 32;
 
 enum ElementType { kF32 = 0, kBf16 = 1 };
@@ -108,6 +108,13 @@ namespace avx512 {
 const KernelTable& kernels();
 }
 namespace avx512bf16 {
+const KernelTable& kernels();
+}
+#elif defined(__aarch64__)
+namespace neon {
+const KernelTable& kernels();
+}
+namespace neonbf16 {
 const KernelTable& kernels();
 }
 #endif

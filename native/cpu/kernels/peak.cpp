@@ -40,19 +40,34 @@ double peak_f32(int64_t steps) {
   return 2.0 * (double)(kWidth * kAccumulators) * (double)steps;
 }
 
+#if defined(OMNI_ID_NATIVE_BF16)
+
+namespace {
+
+constexpr uint32_t kPair = 0x3c243c24;  // 0.01 twice
+
 #if defined(OMNI_ID_ISA_AVX512BF16)
+OMNI_ID_INLINE __m512bh pairs() { return (__m512bh)_mm512_set1_epi32((int)kPair); }
+OMNI_ID_INLINE Vector dot(Vector sum, __m512bh a, __m512bh b) { return _mm512_dpbf16_ps(sum, a, b); }
+#else
+OMNI_ID_INLINE bfloat16x8_t pairs() { return vreinterpretq_bf16_u32(vdupq_n_u32(kPair)); }
+OMNI_ID_INLINE Vector dot(Vector sum, bfloat16x8_t a, bfloat16x8_t b) { return vbfdotq_f32(sum, a, b); }
+#endif
+
+}  // namespace
+
 double peak_bf16(int64_t steps) {
   Vector accumulators[kAccumulators];
   for (int64_t i = 0; i < kAccumulators; ++i) accumulators[i] = splat((float)i);
-  const __m512bh a = _mm512_cvtne2ps_pbh(splat(0.01f), splat(0.01f));
-  const __m512bh b = _mm512_cvtne2ps_pbh(splat(-0.01f), splat(0.01f));
+  const auto a = pairs(), b = pairs();
   for (int64_t step = 0; step < steps; ++step) {
 #pragma GCC unroll 24
-    for (int64_t i = 0; i < kAccumulators; ++i) accumulators[i] = _mm512_dpbf16_ps(accumulators[i], a, b);
+    for (int64_t i = 0; i < kAccumulators; ++i) accumulators[i] = dot(accumulators[i], a, b);
   }
   keep(accumulators, kAccumulators);
   return 4.0 * (double)(kWidth * kAccumulators) * (double)steps;
 }
+
 #endif
 
 double read_memory(const float* data, int64_t count) {

@@ -15,7 +15,7 @@ size_t resample_scratch_bytes(const Resample*);
 void resample_rows(const Resample*, int64_t row_begin, int64_t row_end, void* scratch);
 void resample_columns(const Resample*, int64_t begin, int64_t end);
 double peak_f32(int64_t steps);
-#if defined(OMNI_ID_ISA_AVX512BF16)
+#if defined(OMNI_ID_NATIVE_BF16)
 double peak_bf16(int64_t steps);
 #else
 constexpr double (*peak_bf16)(int64_t) = nullptr;

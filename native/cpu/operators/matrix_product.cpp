@@ -6,7 +6,7 @@ namespace omni_id::cpu {
 
 namespace {
 
-constexpr int64_t kRowsPerBlock = 240;
+constexpr int64_t kRowsPerBlock = 264;  // an image of ViT-H (257 tokens) is one block
 constexpr int64_t kPanelsPerBlock = 4;
 constexpr int64_t kRowGranule = 12;  // every instruction set's tile height divides it
 constexpr int64_t kLeastRows = 48;

@@ -1,0 +1,206 @@
+// What the kernels of every instruction set of this machine must do alike, seen through their table: round to bfloat16, store
+// exactly the columns there are, give a sum that does not depend on how the work was cut, keep NaN, and stay within the stated
+// error of the activations.
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <thread>
+
+#include "base/float_formats.h"
+#include "base/thread_pool.h"
+#include "cpu/isa.h"
+#include "test/check.h"
+
+using namespace omni_id;
+using namespace omni_id::cpu;
+using test::check;
+
+namespace {
+
+// One m × n × k product, alone in memory: A, packed weights, and the result behind and before guards.
+struct Product {
+  int64_t m, n, k;
+  ElementType type;
+  std::vector<float> a, w;
+  std::vector<uint16_t> narrow_a;
+  std::vector<float> packed;            // f32 panels
+  std::vector<uint16_t> narrow_packed;  // bf16 panels
+
+  Product(int64_t rows, int64_t columns, int64_t depth, ElementType element, const std::function<float()>& next_a,
+          const std::function<float()>& next_w)
+      : m(rows), n(columns), k(depth), type(element) {
+    const int64_t panels = (n + kPanelColumns - 1) / kPanelColumns, even = (k + 1) / 2 * 2;
+    a.resize(static_cast<size_t>(m * k));
+    w.resize(static_cast<size_t>(n * k));
+    packed.assign(static_cast<size_t>(panels * k * kPanelColumns), 0.0f);
+    narrow_packed.assign(static_cast<size_t>(panels * even * kPanelColumns), 0);
+    for (float& x : a) narrow_a.push_back(bf16_from_float(x = next_a()));
+    for (float& x : w) x = next_w();
+    for (int64_t column = 0; column < n; ++column) {
+      for (int64_t i = 0; i < k; ++i) {
+        const float x = w[static_cast<size_t>(column * k + i)];
+        const int64_t panel = column / kPanelColumns, in_panel = column % kPanelColumns;
+        packed[static_cast<size_t>((panel * k + i) * kPanelColumns + in_panel)] = x;
+        narrow_packed[static_cast<size_t>(panel * even * kPanelColumns + i / 2 * 2 * kPanelColumns + 2 * in_panel + i % 2)] =
+            bf16_from_float(x);
+      }
+    }
+  }
+
+  Gemm gemm(void* out, ElementType out_type, Activation activation = kNoActivation) const {
+    Gemm g{};
+    g.m = m, g.n = n, g.k = k;
+    g.a = type == kBf16 ? static_cast<const void*>(narrow_a.data()) : a.data();
+    g.a_stride = k, g.a_type = type;
+    g.weight = type == kBf16 ? static_cast<const void*>(narrow_packed.data()) : packed.data();
+    g.weight_type = type, g.activation = activation;
+    g.out = out, g.out_stride = n, g.out_type = out_type;
+    return g;
+  }
+};
+
+int64_t panels_of(const Gemm& g) { return (g.n + kPanelColumns - 1) / kPanelColumns; }
+
+void run_block(const KernelTable& kernels, const Gemm& g, int64_t row_begin, int64_t row_end, int64_t panel_begin,
+               int64_t panel_end) {
+  std::vector<std::byte> scratch(kernels.gemm_scratch_bytes(&g, row_end - row_begin, panel_end - panel_begin) + 64);
+  std::byte* aligned = scratch.data() + (64 - reinterpret_cast<uintptr_t>(scratch.data()) % 64);
+  kernels.gemm_block(&g, row_begin, row_end, panel_begin, panel_end, aligned);
+}
+
+void run_whole(const KernelTable& kernels, const Gemm& g) { run_block(kernels, g, 0, g.m, 0, panels_of(g)); }
+
+// Ties, their neighbours, the largest numbers, infinities and NaN through a product with 1, for every number of columns from 1
+// to 65: all tails of all vectors. What stands behind the last column must stay.
+void test_bf16_rounding(const KernelTable& kernels) {
+  std::vector<float> values;
+  for (const uint32_t high : {0x3f80u, 0x3f81u, 0xbf80u, 0xc0ffu, 0x7f7fu, 0xff7fu, 0x0080u, 0x4049u}) {
+    for (const uint32_t low : {0x0000u, 0x0001u, 0x7fffu, 0x8000u, 0x8001u, 0xffffu}) {
+      values.push_back(std::bit_cast<float>(high << 16 | low));
+    }
+  }
+  for (const uint32_t bits : {0x7f800000u, 0xff800000u, 0x7fc00000u, 0x7f800001u, 0x7fffffffu, 0xffffffffu}) {
+    values.push_back(std::bit_cast<float>(bits));
+  }
+  int64_t wrong = 0, overwritten = 0;
+  for (int64_t n = 1; n <= 65; ++n) {
+    size_t next = static_cast<size_t>(n);
+    Product one(
+        1, n, 1, kF32, [] { return 1.0f; }, [&] { return values[next++ % values.size()]; });
+    std::vector<uint16_t> out(static_cast<size_t>(n + 16), 0xabcd);
+    run_whole(kernels, one.gemm(out.data(), kBf16));
+    for (int64_t i = 0; i < n; ++i) {
+      const float value = one.w[static_cast<size_t>(i)];
+      const uint16_t got = out[static_cast<size_t>(i)];
+      wrong += std::isnan(value) ? !std::isnan(float_from_bf16(got)) : got != bf16_from_float(value);
+    }
+    for (int64_t i = n; i < n + 16; ++i) overwritten += out[static_cast<size_t>(i)] != 0xabcd;
+  }
+  check(wrong == 0, std::string(kernels.name) + " rounds to bf16: " + std::to_string(wrong) + " wrong");
+  check(overwritten == 0, std::string(kernels.name) + " writes past the last column");
+}
+
+// A block of rows and panels gives the bits that the whole product gives.
+void test_cuts(const KernelTable& kernels) {
+  for (const ElementType type : {kF32, kBf16}) {
+    for (const int64_t k : {1, 2, 3, 4, 5, 7, 8, 9, 255, 259, 517}) {
+      std::mt19937 random(static_cast<uint32_t>(k));
+      std::normal_distribution<float> normal;
+      const auto next = [&] { return normal(random); };
+      const Product product(29, 101, k, type, next, next);
+      std::vector<float> whole(29 * 101), parts(29 * 101);
+      run_whole(kernels, product.gemm(whole.data(), kF32));
+      const Gemm g = product.gemm(parts.data(), kF32);
+      int64_t row = 0;
+      for (const int64_t rows : {1, 2, 3, 4, 5, 6, 8}) {
+        for (int64_t panel = 0; panel < panels_of(g); ++panel) run_block(kernels, g, row, row + rows, panel, panel + 1);
+        row += rows;
+      }
+      const std::string what = std::string(kernels.name) + (type == kBf16 ? " bf16" : " f32") + " k=" + std::to_string(k);
+      check(row == 29 && std::memcmp(whole.data(), parts.data(), whole.size() * 4) == 0, what + " depends on the cut");
+      // The sum of k products of rounded factors, in any order, fused or not.
+      double worst = 0.0;
+      for (int64_t i = 0; i < 29; ++i) {
+        for (int64_t j = 0; j < 101; ++j) {
+          double sum = 0.0, magnitude = 0.0;
+          for (int64_t l = 0; l < k; ++l) {
+            double x = product.a[static_cast<size_t>(i * k + l)], y = product.w[static_cast<size_t>(j * k + l)];
+            if (type == kBf16) {
+              x = float_from_bf16(bf16_from_float(static_cast<float>(x)));
+              y = float_from_bf16(bf16_from_float(static_cast<float>(y)));
+            }
+            sum += x * y;
+            magnitude += std::abs(x * y);
+          }
+          const double error = std::abs(whole[static_cast<size_t>(i * 101 + j)] - sum) / magnitude;
+          if (!(error <= worst)) worst = error;
+        }
+      }
+      check(worst <= static_cast<double>(k + 1) * 0x1p-23,
+            what + ": error " + std::to_string(worst) + " of the sum of magnitudes");
+    }
+  }
+}
+
+void test_activations(const KernelTable& kernels) {
+  std::vector<float> inputs;
+  for (float x = -100.0f; x <= 100.0f; x += std::abs(x) < 8.0f ? 0.0078125f : 0.37f) inputs.push_back(x);
+  inputs.push_back(std::numeric_limits<float>::quiet_NaN());
+  for (const Activation activation : {kGelu, kQuickGelu}) {
+    size_t next = 0;
+    const int64_t n = static_cast<int64_t>(inputs.size());
+    Product one(
+        1, n, 1, kF32, [] { return 1.0f; }, [&] { return inputs[next++]; });
+    std::vector<float> out(inputs.size());
+    run_whole(kernels, one.gemm(out.data(), kF32, activation));
+    double worst = 0.0;
+    for (size_t i = 0; i + 1 < inputs.size(); ++i) {
+      const double x = inputs[i];
+      const double expected = activation == kGelu ? x * 0.5 * std::erfc(-x / std::sqrt(2.0)) : x / (1.0 + std::exp(-1.702 * x));
+      const double error = std::abs(out[i] - expected) / std::max(1.0, std::abs(x));
+      if (!(error <= worst)) worst = error;
+    }
+    const std::string what = std::string(kernels.name) + (activation == kGelu ? " gelu" : " quick_gelu");
+    check(worst <= 0x1p-21, what + ": error " + std::to_string(worst / 0x1p-23) + " ulps");
+    check(std::isnan(out.back()), what + " keeps NaN");
+  }
+}
+
+// The engine's own threads flush denormals, in what they read and in what they write; the thread that asks does not.
+void test_denormals() {
+  const auto halves = [](float x) {
+    volatile float value = x;
+    value = value * 0.5f;
+    volatile float result = value * 2.0f;
+    return static_cast<float>(result);
+  };
+  const float least = std::numeric_limits<float>::min(), denormal = least / 4.0f;
+  float flushed_result = 1.0f, flushed_input = 1.0f, normal = 0.0f;
+  std::thread([&] {
+    flush_denormals_on_this_thread();
+    flushed_result = halves(least);
+    flushed_input = halves(denormal);
+    normal = halves(least * 2.0f);
+  }).join();
+  check(flushed_result == 0.0f && flushed_input == 0.0f, "denormals are flushed on an engine thread");
+  check(normal == least * 2.0f, "normal numbers are kept on an engine thread");
+  check(halves(least) == least, "denormals are kept on other threads");
+}
+
+}  // namespace
+
+int main() {
+  for (const std::string& isa : available_isas()) {
+    const KernelTable& kernels = kernels_for(isa);
+    check(kernels.name == isa, isa + " names itself");
+    test_bf16_rounding(kernels);
+    test_cuts(kernels);
+    test_activations(kernels);
+    std::printf("%s\n", isa.c_str());
+  }
+  test_denormals();
+  return test::finish();
+}
