@@ -1,5 +1,5 @@
 // What bad input gets: a typed error with a stable code that names what was given and what was expected.
-import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'uvu';
@@ -61,19 +61,40 @@ test('arguments of load and create', async () => {
     );
   }
   await assertRejects(() => OmniIdEncoder.create(loose('mega')), 'ERR_INVALID_ARGUMENT', '"mega"', 'nano, h');
-  await assertRejects(() => OmniIdEncoder.create(loose(7)), 'ERR_INVALID_ARGUMENT', 'number');
+  await assertRejects(() => OmniIdEncoder.create(loose(7)), 'ERR_INVALID_ARGUMENT', 'preset is 7');
+  await assertRejects(() => OmniIdEncoder.create(loose(null)), 'ERR_INVALID_ARGUMENT', 'preset is null');
+  for (const folder of [undefined, 5, '', new URL('file:///tmp')])
+    await assertRejects(() => OmniIdEncoder.load(loose(folder)), 'ERR_INVALID_ARGUMENT', 'expected a path');
+  await assertRejects(
+    () => OmniIdEncoder.create(config, { vision: loose(5) }),
+    'ERR_INVALID_ARGUMENT',
+    'vision is 5',
+  );
   for (const seed of [-1, 0.5, NaN, 2 ** 53]) {
     await assertRejects(() => OmniIdEncoder.create(config, { seed }), 'ERR_INVALID_ARGUMENT', String(seed));
   }
-  await assertRejects(() => OmniIdEncoder.create({ ...config, heads: 7 }), 'ERR_CONFIG', 'multiple of heads');
+  await assertRejects(
+    () => OmniIdEncoder.create({ ...config, heads: config.width + 1 }),
+    'ERR_CONFIG',
+    'multiple of heads',
+  );
   await assertRejects(() => OmniIdEncoder.create({ ...config, tokens: 0 }), 'ERR_CONFIG', 'encoder.L');
+  await assertRejects(() => OmniIdEncoder.create(loose({})), 'ERR_CONFIG', 'vision', 'tokens');
+  await assertRejects(() => OmniIdEncoder.create(loose([])), 'ERR_CONFIG', 'array');
+  await assertRejects(() => OmniIdEncoder.create(loose({ ...config, tokenz: 3 })), 'ERR_CONFIG', 'tokenz');
   await assertRejects(() => OmniIdEncoder.load(join(scratch, 'nowhere')), 'ERR_FILE', 'nowhere');
+  await assertRejects(() => ClipVisionEncoder.load(folder), 'ERR_CONFIG', 'OmniIdEncoder.load');
   await assertRejects(() => ClipVisionEncoder.load(scratch), 'ERR_FILE', 'config.json');
   await assertRejects(() => OmniIdEncoder.create(config, { vision: scratch }), 'ERR_FILE', 'config.json');
 });
 
 test('arguments of embed', async () => {
-  await assertRejects(() => encoder.embed(loose('photo.jpg')), 'ERR_INVALID_ARGUMENT', 'string', 'array');
+  await assertRejects(
+    () => encoder.embed(loose('photo.jpg')),
+    'ERR_INVALID_ARGUMENT',
+    '"photo.jpg"',
+    'array',
+  );
   await assertRejects(
     () => encoder.embed([[pixels], loose(null)]),
     'ERR_INVALID_ARGUMENT',
@@ -85,7 +106,7 @@ test('arguments of embed', async () => {
     () => encoder.embed([[pixels, loose(3)]]),
     'ERR_INVALID_ARGUMENT',
     'photo 1 of identity 0',
-    'number',
+    'is 3',
   );
   await assertRejects(() => encoder.embedImages([loose({})]), 'ERR_INVALID_ARGUMENT', 'photo 0', 'object');
   await assertRejects(
@@ -93,6 +114,118 @@ test('arguments of embed', async () => {
     'ERR_INVALID_ARGUMENT',
     '"x"',
     'pooled',
+  );
+});
+
+test('options that are unknown, misspelt or of the wrong type', async () => {
+  const refused = (body: () => unknown, ...words: string[]): Promise<unknown> =>
+    assertRejects(body, 'ERR_INVALID_ARGUMENT', ...words);
+  await refused(() => OmniIdEncoder.load(folder, loose({ thread: 2 })), '"thread"', 'threads');
+  await refused(() => OmniIdEncoder.load(folder, loose({ seed: 2 })), '"seed"');
+  await refused(() => OmniIdEncoder.create(config, loose({ packedCache: 'write' })), '"packedCache"');
+  await refused(() => OmniIdEncoder.create(config, loose('x')), '"x"', 'object');
+  await refused(() => OmniIdEncoder.load(folder, { threads: loose('2') }), 'threads is "2"');
+  await refused(() => encoder.save(join(scratch, 'x'), loose({ type: 'bf16' })), '"type"', 'dtype');
+  await refused(() => encoder.save(loose(5)), '5', 'path');
+  const wrong: [object, ...string[]][] = [
+    [{ dtype: 'f32' }, '"dtype"', 'onPhotoError'],
+    [{ onprogress: () => undefined, signals: 1 }, '"onprogress", "signals"'],
+    [{ signal: 5 }, 'signal is 5', 'AbortSignal'],
+    [{ signal: new AbortController() }, 'of type AbortController'],
+    [{ onProgress: 'x' }, 'onProgress is "x"', 'a function'],
+    [{ onPhotoError: 'x', maxPixels: -1 }, 'onPhotoError is "x"', 'maxPixels is -1'],
+    [{ maxPixels: NaN }, 'maxPixels is NaN'],
+    [{ maxPixels: 2 ** 31 }, 'maxPixels', '715827882'],
+    [{ background: 'nonsense' }, 'background is "nonsense"', 'a colour'],
+    [{ background: 5 }, 'background is 5'],
+  ];
+  for (const [options, ...words] of wrong) {
+    await refused(() => encoder.embed([[pixels]], loose(options)), ...words);
+    await refused(() => encoder.embedImages([pixels], loose(options)), ...words);
+  }
+  await refused(() => encoder.embed([[pixels]], loose(null)), 'null');
+  // Callers pass on what they have: a field that is undefined is absent.
+  await encoder.embed([[pixels]], {
+    signal: undefined,
+    onProgress: undefined,
+    ...({ other: undefined } as object),
+  });
+});
+
+test('photos that change while the call waits are not silently something else', async () => {
+  const { data: expected } = await encoder.embed([[pixels, raw]]);
+  const gone = (): Float32Array => {
+    const copy = pixels.slice();
+    queueMicrotask(() => structuredClone(copy, { transfer: [copy.buffer] }));
+    return copy;
+  };
+  const before = encoder.embed(Array.from({ length: 20 }, () => [pixels]));
+  await assertRejects(() => encoder.embed([[pixels, gone()]]), 'ERR_PIXELS_INVALID', 'photo 1', '0 values');
+  await assertRejects(() => encoder.embedImages([gone()]), 'ERR_PIXELS_INVALID', '0 values');
+  // A Buffer, whose slice() is a view; transferred or overwritten while the engine may read it.
+  for (let i = 0; i < 20; i++) {
+    const memory = new Uint8Array(raw.data);
+    const call = encoder.embed([[pixels, { ...raw, data: Buffer.from(memory.buffer) }]]);
+    await new Promise((resolve) => (i % 2 ? setTimeout(resolve, i / 4) : setImmediate(resolve)));
+    structuredClone(memory, { transfer: [memory.buffer] });
+    const result = await call.catch((error: unknown) => error);
+    if (result instanceof Error) assert.is((result as ImageError).code, 'ERR_PIXELS_INVALID');
+    else assert.equal((result as { data: Float32Array }).data, expected);
+  }
+  // The lists are the caller's to change.
+  const lists: Photo[][] = [[pixels, raw]];
+  const call = encoder.embed(lists);
+  lists[0]?.push(loose(null));
+  lists.push([]);
+  assert.equal((await call).data, expected);
+  const shared = new Float32Array(new SharedArrayBuffer(pixels.byteLength));
+  shared.set(pixels);
+  assert.equal((await encoder.embed([[shared, raw]])).data, expected);
+  await before;
+});
+
+test('numbers that are not finite', async () => {
+  await assertRejects(
+    () => encoder.embed([[pixels], [pixels.map((x) => x * 1e40)]]),
+    'ERR_PIXELS_INVALID',
+    'identity 1',
+  );
+  const enormous = pixels.map(() => 3e38);
+  await assertRejects(() => encoder.embed([[pixels], [enormous]]), 'ERR_NOT_FINITE', 'identity 1');
+  await assertRejects(() => encoder.embedImages([enormous]), 'ERR_NOT_FINITE');
+});
+
+test('callbacks', async () => {
+  const reason = new Error('from the callback');
+  const fail = (): never => {
+    throw reason;
+  };
+  assert.is(await errorOf(() => encoder.embed([[pixels]], { onProgress: fail })), reason);
+  assert.is(await errorOf(() => encoder.embed([['no such']], { onPhotoError: fail })), reason);
+  // Photos that are left out are done too.
+  const seen: number[] = [];
+  await encoder.embed([[pixels, 'no such', pixels], ['no such']], {
+    onPhotoError: () => undefined,
+    onProgress: ({ photosDone, photosTotal }) => {
+      assert.is(photosTotal, 4);
+      seen.push(photosDone);
+    },
+  });
+  assert.is(seen.at(-1), 4);
+  assert.equal(
+    seen,
+    [...seen].sort((a, b) => a - b),
+  );
+  const own = await OmniIdEncoder.load(folder);
+  await assertRejects(
+    () =>
+      own.embed([[pixels]], {
+        onProgress: () => {
+          own.dispose();
+        },
+      }),
+    'ERR_DISPOSED',
+    'during the call',
   );
 });
 
@@ -254,7 +387,7 @@ test('saving where nothing can be saved', async () => {
     },
   });
   assert.is(await errorOf(() => saving), reason);
-  assert.equal(readdirSync(target), [], 'nothing is left behind');
+  assert.not(existsSync(target), 'nothing is left behind');
 });
 
 test.after(() => {

@@ -32,26 +32,33 @@ async function run(...command: string[]): Promise<string> {
   return stdout;
 }
 
-const examples = blocks('ts');
+/** File names of the examples; plain JavaScript runs without a loader. */
+const examples = [
+  ...blocks('ts').map((code, i) => ({
+    file: `example-${i}.ts`,
+    code,
+    loader: ['--import', import.meta.resolve('tsx')],
+  })),
+  ...blocks('js').map((code, i) => ({ file: `example-${i}.js`, code, loader: [] })),
+];
 
 test('there are examples', () => {
-  assert.ok(examples.length >= 4);
+  assert.ok(blocks('ts').length >= 4 && blocks('js').length >= 1);
 });
 
-for (const [i, example] of examples.entries()) {
-  const file = `example-${i}.ts`;
-  writeFileSync(join(project, file), example);
-  test(`example ${i} prints what it says`, async () => {
-    const expected = [...example.matchAll(/\/\/ → (.*)$/gm)].map((match) => match[1]);
+for (const { file, code, loader } of examples) {
+  writeFileSync(join(project, file), code);
+  test(`${file} prints what it says`, async () => {
+    const expected = [...code.matchAll(/\/\/ → (.*)$/gm)].map((match) => match[1]);
     assert.ok(expected.length > 0);
-    const output = await run('--import', import.meta.resolve('tsx'), file);
+    const output = await run(...loader, file);
     assert.equal(output.trim().split('\n'), expected);
   });
 }
 
 test('the examples have no type errors', async () => {
   const options = { target: 'es2022', module: 'nodenext', strict: true, noEmit: true, lib: ['es2022', 'esnext.disposable'], types: ['node'] }; // prettier-ignore
-  writeFileSync(join(project, 'tsconfig.json'), JSON.stringify({ compilerOptions: options, files: examples.map((_, i) => `example-${i}.ts`) })); // prettier-ignore
+  writeFileSync(join(project, 'tsconfig.json'), JSON.stringify({ compilerOptions: options, files: examples.map(({ file }) => file).filter((file) => file.endsWith('.ts')) })); // prettier-ignore
   await run(join(root, 'node_modules/typescript/bin/tsc'), '-p', '.');
 });
 

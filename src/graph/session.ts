@@ -76,6 +76,19 @@ export interface Place {
   readonly element: number;
 }
 
+/**
+ * Gives a plan's memory back without waiting for the garbage collector, which knows nothing of the packed weights that a plan holds. Runs under way
+ * hold the plan themselves.
+ */
+function disposeWhenCompiled(plan: Promise<NativePlan>): void {
+  plan.then(
+    (compiled) => {
+      compiled.dispose();
+    },
+    () => undefined, // whoever asked for it is told
+  );
+}
+
 /** How many plans a session keeps. A plan is small (no weights, no activations of its own); this bounds what odd shapes leave behind. */
 const mostPlans = 64;
 
@@ -104,15 +117,19 @@ export class Session {
     if (plan) {
       this.#plans.delete(key);
     } else {
-      const graph = translated(build).toNative();
       // Compiling is never cancelled: what it packs serves every later call, and another may be waiting for the same plan.
-      plan = native().compile(this.device, this.weights, graph, new (native().Cancellation)());
+      plan = translated(() =>
+        native().compile(this.device, this.weights, build().toNative(), new (native().Cancellation)()),
+      );
       plan.catch(() => this.#plans.delete(key));
     }
     this.#plans.set(key, plan);
     if (this.#plans.size > mostPlans) {
-      const oldest = this.#plans.keys().next().value;
-      if (oldest !== undefined) this.#plans.delete(oldest);
+      const [oldest] = this.#plans;
+      if (oldest) {
+        this.#plans.delete(oldest[0]);
+        disposeWhenCompiled(oldest[1]);
+      }
     }
     return await plan.catch((error: unknown) => {
       throw typed(error);
@@ -151,7 +168,9 @@ export class Session {
     }
   }
 
+  /** Gives all native memory back, as soon as what is running has ended. */
   dispose(): void {
+    for (const plan of this.#plans.values()) disposeWhenCompiled(plan);
     this.#plans.clear();
     this.weights.dispose();
   }

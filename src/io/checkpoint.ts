@@ -164,6 +164,8 @@ export function clipVisionNames(checkpoint: Checkpoint): Checkpoint {
   return checkpoint;
 }
 
+const namesInMessage = 40;
+
 /**
  * Fits a checkpoint to what a model expects: names and shapes.
  * @throws {WeightsError} `ERR_WEIGHTS` with every missing, extra and misshapen name at once
@@ -192,8 +194,12 @@ export function matchWeights(
     (name) => !expected.has(name) && !unused.some((pattern) => pattern.test(name)),
   );
   if (missing.length + extra.length + misshapen.length > 0) {
-    const list = (what: string, names: string[]): string =>
-      names.length ? `\n${what} (${names.length}): ${names.join(', ')}` : '';
+    // The message stays readable; the error's fields hold every name.
+    const list = (what: string, names: string[]): string => {
+      if (names.length === 0) return '';
+      const more = names.length > namesInMessage ? `, and ${names.length - namesInMessage} more` : '';
+      return `\n${what} (${names.length}): ${names.slice(0, namesInMessage).join(', ')}${more}`;
+    };
     throw new WeightsError(
       `the weights in ${source} do not fit the model` +
         list('missing', missing) +

@@ -255,7 +255,7 @@ export function parseImageProcessor(json: unknown, imageSize: number, name: stri
  */
 export function parseClipVisionConfig(json: unknown, name: string): ClipVisionConfig {
   const object = parsed(z.record(z.string(), z.unknown()), json, name);
-  if (object['model_type'] === 'omni_id_encoder') {
+  if ('encoder' in object && 'vision' in object) {
     throw new ConfigError(
       `${name} describes an Omni-ID encoder, expected a CLIP model (OmniIdEncoder.load reads it)`,
     );

@@ -248,7 +248,7 @@ export class OmniIdEncoder extends Model {
     const photosTotal = identities.reduce((sum, photos) => sum + photos.length, 0);
     let photosDone = 0;
     // The head of one group runs while the photos of the next are decoded and prepared.
-    let head: Promise<void> = Promise.resolve();
+    const heads: Promise<void>[] = [];
     try {
       for (const group of all) {
         const features = this.session.tensor({
@@ -262,8 +262,8 @@ export class OmniIdEncoder extends Model {
             options.onProgress?.({ photosDone, photosTotal });
           },
         });
-        const before = head;
-        head = vision
+        const before = heads.at(-1);
+        const head = vision
           .then(async (used) => {
             await before;
             const result = await this.#head(group, used, features, options.signal);
@@ -275,12 +275,13 @@ export class OmniIdEncoder extends Model {
             features.dispose();
           });
         head.catch(() => undefined); // met below
+        heads.push(head);
         await vision;
         await before;
       }
-      await head;
+      await heads.at(-1);
     } finally {
-      await Promise.allSettled([head, loader.stop()]);
+      await Promise.allSettled([...heads, loader.stop()]);
     }
     const used = kept.length === identities.length ? data : data.slice(0, kept.length * tokens * width);
     return { data: used, shape: [kept.length, tokens, width], identities: kept, photos: counts };
