@@ -137,8 +137,9 @@ void ThreadPool::work(int worker) {
     }
     seen = generation_.load(std::memory_order_acquire);
     if (stopping_) return;
-    drain(worker);
-    if (busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+    inside_.fetch_add(1);
+    if (open_.load()) drain(worker);
+    if (inside_.fetch_sub(1) == 1 && !open_.load()) {
       std::lock_guard lock(mutex_);
       finished_.notify_one();
     }
@@ -156,14 +157,15 @@ void ThreadPool::parallel_for(int64_t tasks, const std::function<void(int64_t, i
     tasks_ = tasks;
     failure_ = nullptr;
     next_.store(0, std::memory_order_relaxed);
-    busy_.store(static_cast<int>(threads_.size()), std::memory_order_relaxed);
+    open_.store(true);
     generation_.fetch_add(1, std::memory_order_release);
   }
   wake_.notify_all();
   drain(0);
-  if (!spin_until([&] { return busy_.load(std::memory_order_acquire) == 0; })) {
+  open_.store(false);
+  if (!spin_until([&] { return inside_.load() == 0; })) {
     std::unique_lock lock(mutex_);
-    finished_.wait(lock, [&] { return busy_.load(std::memory_order_acquire) == 0; });
+    finished_.wait(lock, [&] { return inside_.load() == 0; });
   }
   std::lock_guard lock(mutex_);
   body_ = nullptr;

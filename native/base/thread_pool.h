@@ -15,7 +15,8 @@ namespace omni_id {
 int available_parallelism();
 
 // A fixed set of threads that share loops. The calling thread works too, so a pool of n has n − 1 threads of its own.
-// Work is handed out task by task from one counter; results must not depend on which worker ran a task.
+// Work is handed out task by task from one counter; results must not depend on which worker ran a task. A loop ends when its
+// tasks have ended: a thread that is asleep or was preempted before it took one is not waited for.
 class ThreadPool {
  public:
   explicit ThreadPool(int threads);
@@ -40,8 +41,11 @@ class ThreadPool {
   const std::function<void(int64_t, int)>* body_ = nullptr;
   int64_t tasks_ = 0;
   std::atomic<int64_t> next_{0};
-  std::atomic<uint64_t> generation_{0};
-  std::atomic<int> busy_{0};
+  std::atomic<uint64_t> generation_{0};  // counts loops
+  // A worker announces itself in `inside_` before it looks at `open_`, and the caller closes `open_` before it looks at
+  // `inside_`: one of the two sees the other (both are sequentially consistent), so that nobody reads a loop that is gone.
+  std::atomic<bool> open_{false};
+  std::atomic<int> inside_{0};
   std::atomic<bool> stopping_{false};
   std::exception_ptr failure_;
 };
