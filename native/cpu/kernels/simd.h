@@ -31,6 +31,14 @@
 
 namespace omni_id::cpu::OMNI_ID_ISA_NAMESPACE {
 
+#if defined(OMNI_ID_NATIVE_BF16)
+constexpr bool kNativeBf16 = true;
+#else
+constexpr bool kNativeBf16 = false;
+#endif
+
+// Scratch is laid out in whole cache lines.
+OMNI_ID_INLINE size_t aligned(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
 OMNI_ID_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 OMNI_ID_INLINE int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
