@@ -26,6 +26,7 @@ class CpuDevice final : public Device {
                        InputRole role) override;
   std::unique_ptr<Kernel> bind(const OperatorRow& row, const Arguments& arguments) override;
   void parallel_for(int64_t tasks, const std::function<void(int64_t)>& body) override;
+  void preprocess(const RgbImage& image, const ClipPreprocess& settings, Buffer& to, size_t first_element) override;
   DeviceMemory memory() const override;
 
   const cpu::KernelTable& kernels() const { return kernels_; }

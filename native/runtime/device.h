@@ -6,6 +6,7 @@
 
 #include "base/tensor.h"
 #include "graph/operators.h"
+#include "image/clip_preprocess.h"
 #include "runtime/queue.h"
 #include "weights/weight_store.h"
 
@@ -56,6 +57,10 @@ class Device {
   virtual std::unique_ptr<Kernel> bind(const OperatorRow& row, const Arguments& arguments) = 0;
   // Runs body(i) for all i in [0, tasks) on the device's host threads.
   virtual void parallel_for(int64_t tasks, const std::function<void(int64_t)>& body) = 0;
+
+  // A photo to the model's pixels, f32[3, crop, crop] from `first_element` of `to` on; what check_image and check_preprocess
+  // ask for holds. On the side queue's thread.
+  virtual void preprocess(const RgbImage& image, const ClipPreprocess& settings, Buffer& to, size_t first_element) = 0;
 
   virtual DeviceMemory memory() const = 0;  // from any thread
   Queue& queue() { return queue_; }
