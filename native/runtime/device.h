@@ -47,6 +47,10 @@ class Device {
   virtual void write(Buffer& buffer, size_t offset, const void* from, size_t bytes) = 0;
   virtual void read(Buffer& buffer, size_t offset, void* to, size_t bytes) = 0;
 
+  // A photo to the model's pixels, f32[3, crop, crop] from `first_element` of `to` on; what check_image and check_preprocess
+  // ask for holds. On the side queue's thread.
+  virtual void preprocess(const RgbImage& image, const ClipPreprocess& settings, Buffer& to, size_t first_element) = 0;
+
   // The memory that all plans of the device place their intermediate values in: runs do not overlap. Grows to the largest plan.
   virtual std::byte* arena(size_t bytes) = 0;
 
@@ -57,10 +61,6 @@ class Device {
   virtual std::unique_ptr<Kernel> bind(const OperatorRow& row, const Arguments& arguments) = 0;
   // Runs body(i) for all i in [0, tasks) on the device's host threads.
   virtual void parallel_for(int64_t tasks, const std::function<void(int64_t)>& body) = 0;
-
-  // A photo to the model's pixels, f32[3, crop, crop] from `first_element` of `to` on; what check_image and check_preprocess
-  // ask for holds. On the side queue's thread.
-  virtual void preprocess(const RgbImage& image, const ClipPreprocess& settings, Buffer& to, size_t first_element) = 0;
 
   virtual DeviceMemory memory() const = 0;  // from any thread
   Queue& queue() { return queue_; }
