@@ -20,7 +20,6 @@ struct Environment::Shared {
   std::mutex mutex;
   std::condition_variable idle;
   int active = 0;  // jobs queued or running
-  bool closing = false;
   std::multiset<CancelFlag> flags;
 };
 
@@ -38,7 +37,6 @@ void Environment::attach(Napi::Env env) {
 
 void Environment::close() {
   std::unique_lock lock(shared_->mutex);
-  shared_->closing = true;
   for (const CancelFlag& flag : shared_->flags) flag->store(true);
   shared_->idle.wait(lock, [this] { return shared_->active == 0; });
 }

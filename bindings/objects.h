@@ -88,7 +88,7 @@ class WeightsObject : public Napi::ObjectWrap<WeightsObject>, public Holder<Weig
  private:
   void set_mapped(const Napi::CallbackInfo& info);
   void set(const Napi::CallbackInfo& info);
-  void set_normal(const Napi::CallbackInfo& info);
+  Napi::Value set_normal(const Napi::CallbackInfo& info);
   Napi::Value names(const Napi::CallbackInfo& info);
   Napi::Value type(const Napi::CallbackInfo& info);
   Napi::Value read(const Napi::CallbackInfo& info);

@@ -96,12 +96,28 @@ void WeightsObject::set(const Napi::CallbackInfo& info) {
   });
 }
 
-// setNormal(name, shape, seed, mean, standardDeviation)
-void WeightsObject::set_normal(const Napi::CallbackInfo& info) {
-  guarded(info.Env(), [&] {
-    engine()->set_normal(string_from(info[0], "name"), shape_from(info[1]), size_from(info[2], "seed"), info[3].ToNumber(),
-                         info[4].ToNumber());
-    report(info.Env());
+// setNormal(device, name, shape, seed, mean, standardDeviation, cancellation): Promise<void>
+Napi::Value WeightsObject::set_normal(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    Environment& environment = Environment::of(info.Env());
+    const auto device = unwrap<DeviceObject>(info[0], environment.device, "a Device").engine();
+    const std::string name = string_from(info[1], "name");
+    const Shape shape = shape_from(info[2]);
+    const size_t seed = size_from(info[3], "seed");
+    const double mean = info[4].ToNumber(), deviation = info[5].ToNumber();
+    const CancelFlag cancelled = unwrap<CancellationObject>(info[6], environment.cancellation, "a Cancellation").flag();
+    return environment.submit(
+        info.Env(), device->queue(), cancelled,
+        [device, weights = engine(), name, shape, seed, mean, deviation] {
+          weights->set_normal(name, shape, seed, mean, deviation, [&](int64_t tasks, const std::function<void(int64_t)>& body) {
+            device->parallel_for(tasks, body);
+          });
+        },
+        [this](Napi::Env env) {
+          report(env);
+          return env.Undefined();
+        },
+        {info.This().As<Napi::Object>()});
   });
 }
 

@@ -45,13 +45,16 @@ export interface NativeWeights {
     offset: number,
   ): void;
   set(name: string, shape: readonly number[], values: Float32Array): void;
+  /** A new tensor of normal numbers, made on the device's queue with all of its threads. Its values follow from seed, name and index alone. */
   setNormal(
+    device: NativeDevice,
     name: string,
     shape: readonly number[],
     seed: number,
     mean: number,
     standardDeviation: number,
-  ): void;
+    cancellation: NativeCancellation,
+  ): Promise<void>;
   names(): string[];
   type(name: string): { dtype: WeightDType; shape: number[] };
   read(name: string, dtype: WeightDType, first: number, count: number): Uint8Array;

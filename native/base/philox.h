@@ -7,7 +7,8 @@ namespace omni_id {
 
 // Philox 4x32-10, a counter-based generator: the numbers at a counter depend on nothing but (key, counter), so a seed
 // gives the same stream on every device and for every number of threads.
-// Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011); test/native checks its known answers.
+// Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011). Known answers: native/test/philox_test.cpp.
+// answers.
 inline std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
   for (int round = 0; round < 10; ++round) {
     const uint64_t product0 = uint64_t{0xD2511F53u} * counter[0];

@@ -39,15 +39,17 @@ DType dtype_named(const std::string& name) {
 }
 
 int64_t elements_of(const Shape& shape) {
-  int64_t elements = 1;
+  int64_t elements = 1;  // of the dimensions that are not 0
+  bool empty = false;
   for (int64_t dimension : shape) {
     // 2^53, because every count also passes through a JavaScript number.
     if (dimension < 0 || (dimension > 0 && elements > (int64_t{1} << 53) / dimension)) {
       throw EngineError(kInvalidArgument, "shape " + to_string(shape) + " has a negative or too large dimension");
     }
-    elements *= dimension;
+    if (dimension > 0) elements *= dimension;
+    empty = empty || dimension == 0;
   }
-  return elements;
+  return empty ? 0 : elements;
 }
 
 std::string to_string(const Shape& shape) {

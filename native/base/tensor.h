@@ -18,7 +18,8 @@ DType dtype_named(const std::string& name);
 
 using Shape = std::vector<int64_t>;
 
-// Product of the dimensions; throws ERR_INVALID_ARGUMENT when one is negative or the product overflows.
+// Product of the dimensions; throws ERR_INVALID_ARGUMENT when one is negative or the product overflows. Zeros do not count for
+// that: of an empty tensor too, no product of some of the dimensions overflows.
 int64_t elements_of(const Shape& shape);
 std::string to_string(const Shape& shape);
 

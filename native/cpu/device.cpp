@@ -82,6 +82,10 @@ void CpuDevice::parallel_for(int64_t tasks, const std::function<void(int64_t)>& 
   pool_.parallel_for(tasks, [&](int64_t task, int) { body(task); });
 }
 
+void CpuDevice::preprocess(const RgbImage& image, const ClipPreprocess& settings, Buffer& to, size_t first_element) {
+  clip_preprocess(kernels_, image, settings, reinterpret_cast<float*>(to.data()) + first_element);
+}
+
 DeviceMemory CpuDevice::memory() const { return {accounting_->current.load(), accounting_->peak.load()}; }
 
 std::unique_ptr<Kernel> CpuDevice::bind(const OperatorRow& row, const Arguments& arguments) {

@@ -21,6 +21,7 @@ class CpuDevice final : public Device {
   std::shared_ptr<Buffer> allocate(size_t bytes) override;
   void write(Buffer& buffer, size_t offset, const void* from, size_t bytes) override;
   void read(Buffer& buffer, size_t offset, void* to, size_t bytes) override;
+  void preprocess(const RgbImage& image, const ClipPreprocess& settings, Buffer& to, size_t first_element) override;
   std::byte* arena(size_t bytes) override;
   PackedWeight prepare(WeightStore& weights, const std::vector<std::string>& names, const TensorType& type,
                        InputRole role) override;

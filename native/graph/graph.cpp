@@ -1,5 +1,7 @@
 #include "graph/graph.h"
 
+#include <set>
+
 namespace omni_id {
 
 namespace {
@@ -10,6 +12,7 @@ constexpr const char* kName = "graph";
 
 void check(const Graph& graph) {
   const int count = static_cast<int>(graph.values.size());
+  std::set<std::string> names;  // of inputs and outputs
   std::vector<bool> defined(graph.values.size(), false);
   const auto define_views_of = [&](auto&& self, int source) -> void {
     for (int i = 0; i < count; ++i) {
@@ -35,7 +38,10 @@ void check(const Graph& graph) {
     }
     require(value.kind != Value::Kind::weight || !value.parts.empty(), kName, "a weight without a name");
     defined[i] = defined[i] || value.kind == Value::Kind::input || value.kind == Value::Kind::weight;
-    if (value.kind == Value::Kind::input) define_views_of(define_views_of, i);
+    if (value.kind == Value::Kind::input) {
+      require(names.insert(value.name).second, kName, "two inputs are named " + value.name);
+      define_views_of(define_views_of, i);
+    }
   }
   for (const Node& node : graph.nodes) {
     std::vector<const TensorType*> types;
@@ -61,6 +67,7 @@ void check(const Graph& graph) {
     require(output.value >= 0 && output.value < count && defined[output.value] &&
                 graph.values[output.value].kind == Value::Kind::result,
             kName, "output " + output.name + " is not the result of an operator");
+    require(names.insert(output.name).second, kName, "output " + output.name + " has the name of another output or an input");
   }
 }
 

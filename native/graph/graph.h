@@ -44,7 +44,8 @@ struct Graph {
 };
 
 // Throws ERR_INVALID_ARGUMENT unless every index is in range, every value is defined before it is used and by one node only,
-// views lie inside their source, and every node's inputs and outputs have the types that its operator's shape rule says.
+// views lie inside their source, every node's inputs and outputs have the types that its operator's shape rule says, and no two
+// inputs or outputs share a name: a run binds one tensor to a name, and only one size would be checked.
 void check(const Graph& graph);
 
 }  // namespace omni_id

@@ -66,6 +66,8 @@ class Kernel {
 struct ReferenceTensor {
   Shape shape;
   std::vector<double> values;
+  // Of outputs: how far each value may be off, for the types given, before it is rounded to the output's type (rounding.h).
+  std::vector<double> errors;
 };
 
 // One use of an operator with awkward sizes, for the tests and the kernel benchmarks.
@@ -86,10 +88,11 @@ struct OperatorRow {
   // An input whose memory the first output may take over when nothing reads it later, or -1.
   int in_place_input = -1;
   std::unique_ptr<Kernel> (*cpu)(const Arguments&, CpuDevice&);
+  // Fills values and errors of the outputs, which have their sizes.
   void (*reference)(const Arguments&, const std::vector<ReferenceTensor>& inputs, std::vector<ReferenceTensor>& outputs);
   // Multiplications and additions, for GFLOP/s.
   double (*flops)(const Arguments&);
-  // The length of the longest sum behind one output element: rounding errors are judged against K · ε.
+  // The length of the longest sum behind one output element, which rounding errors depend on.
   int64_t (*sum_length)(const Arguments&);
   std::vector<OperatorCase> cases;
 };

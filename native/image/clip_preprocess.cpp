@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "cpu/kernels/kernels.h"
 
 namespace omni_id {
 
@@ -71,11 +72,30 @@ Window window_of(int64_t size, int64_t crop) {
 
 }  // namespace
 
+void check_image(const RgbImage& image, size_t bytes) {
+  if (image.width < 1 || image.height < 1 || image.width > (int64_t{1} << 31) / image.height / 3 ||
+      bytes != static_cast<size_t>(image.width * image.height * 3)) {
+    throw EngineError(kPixelsInvalid, "preprocess: " + std::to_string(bytes) + " bytes do not make " +
+                                          std::to_string(image.width) + " × " + std::to_string(image.height) + " × 3");
+  }
+}
+
+void check_preprocess(const ClipPreprocess& settings, const TensorType& to, int64_t first_element) {
+  constexpr int64_t kMost = 16384;
+  const int64_t crop = settings.crop, edge = settings.resize_shortest_edge;
+  if (crop < 1 || crop > kMost || edge < 1 || edge > kMost) {
+    throw EngineError(kInvalidArgument, "preprocess: resizing to " + std::to_string(edge) + " and a crop of " +
+                                            std::to_string(crop) + ", expected 1 to " + std::to_string(kMost));
+  }
+  const int64_t values = 3 * crop * crop, total = to.elements();
+  if (to.dtype != DType::f32 || first_element < 0 || values > total || first_element > total - values) {
+    throw EngineError(kInvalidArgument, "preprocess: a crop of " + std::to_string(crop) + " at element " +
+                                            std::to_string(first_element) + " of " + to_string(to));
+  }
+}
+
 void clip_preprocess(const cpu::KernelTable& kernels, const RgbImage& image, const ClipPreprocess& settings, float* out) {
   const int64_t width = image.width, height = image.height, edge = settings.resize_shortest_edge, crop = settings.crop;
-  if (width < 1 || height < 1 || width > (int64_t{1} << 31) / 3 / height) {
-    throw EngineError(kPixelsInvalid, "an image of " + std::to_string(width) + " by " + std::to_string(height) + " pixels");
-  }
   int64_t new_width = width, new_height = height;
   const int64_t shorter = std::min(width, height), longer = std::max(width, height);
   if (shorter != edge) {

@@ -7,6 +7,7 @@
 
 #include "cpu/operators/operators.h"
 #include "graph/operators.h"
+#include "graph/rounding.h"
 
 namespace omni_id::operators {
 
@@ -39,6 +40,12 @@ std::vector<TensorType> shapes(const Arguments& a) {
   return {q};
 }
 
+int64_t sum_length(const Arguments& a) { return a[0].columns() / a.integer("heads") + a[1].shape[0]; }
+
+// Errors: a score's, which is a sum of head_dim products, scaled and taken from the largest with a rounding each, and of the
+// power's polynomial (cpu/kernels/attention.cpp) change a weight in proportion, and the result by weight · (v − result), since
+// the weights add up to one; bf16 weights are rounded, which changes the result by weight · v; then come the sums of weights
+// and of weighted values, and the division.
 void reference(const Arguments& a, const std::vector<ReferenceTensor>& in, std::vector<ReferenceTensor>& out) {
   const int64_t heads = a.integer("heads"), sequences = a.integer("sequences"), width = a[0].columns();
   const int64_t dim = width / heads;
@@ -46,25 +53,45 @@ void reference(const Arguments& a, const std::vector<ReferenceTensor>& in, std::
   const auto offset = [&](size_t input, int64_t s, int64_t tokens) {
     return a.has(3) ? static_cast<int64_t>(in[input].values[s]) : s * (tokens / sequences);
   };
+  const bool bf16 = a[0].dtype == DType::bf16;
+  const double power_error = bf16 ? 7e-5 : 8e-8 + 2.0 * kRoundingF32, weight_error = bf16 ? kRoundingBf16 : kRoundingF32;
   for (int64_t s = 0; s < sequences; ++s) {
     const int64_t k_begin = offset(4, s, a[1].shape[0]), k_end = offset(4, s + 1, a[1].shape[0]);
     for (int64_t i = offset(3, s, a[0].shape[0]); i < offset(3, s + 1, a[0].shape[0]); ++i) {
       for (int64_t h = 0; h < heads; ++h) {
-        std::vector<double> weights(static_cast<size_t>(k_end - k_begin));
+        std::vector<double> weights(static_cast<size_t>(k_end - k_begin)), errors(weights.size());
         double top = -INFINITY, sum = 0.0;
         for (int64_t j = k_begin; j < k_end; ++j) {
-          double dot = 0.0;
+          double dot = 0.0, magnitude = 0.0;
           for (int64_t d = 0; d < dim; ++d) {
-            dot += in[0].values[i * width + h * dim + d] * in[1].values[j * width + h * dim + d];
+            const double product = in[0].values[i * width + h * dim + d] * in[1].values[j * width + h * dim + d];
+            dot += product;
+            magnitude += std::abs(product);
           }
           weights[j - k_begin] = dot * scale;
+          errors[j - k_begin] = kRoundingF32 * roundings_of_products(dim) * magnitude * scale + power_error;
           top = std::max(top, dot * scale);
         }
-        for (double& w : weights) sum += w = std::exp(w - top);
+        for (size_t j = 0; j < weights.size(); ++j) {
+          errors[j] += kRoundingF32 * (4.0 * (top - weights[j]) + std::abs(top));
+          sum += weights[j] = std::exp(weights[j] - top);
+        }
+        for (double& w : weights) w /= sum;
         for (int64_t d = 0; d < dim; ++d) {
-          double value = 0.0;
-          for (int64_t j = k_begin; j < k_end; ++j) value += weights[j - k_begin] / sum * in[2].values[j * width + h * dim + d];
+          const auto v = [&](size_t j) { return in[2].values[(k_begin + static_cast<int64_t>(j)) * width + h * dim + d]; };
+          double value = 0.0, magnitude = 0.0;
+          for (size_t j = 0; j < weights.size(); ++j) {
+            value += weights[j] * v(j);
+            magnitude += weights[j] * std::abs(v(j));
+          }
+          IndependentErrors of_weights;
+          for (size_t j = 0; j < weights.size(); ++j) {
+            of_weights.add(weights[j] * (std::abs(v(j) - value) * errors[j] + std::abs(v(j)) * weight_error));
+          }
+          const double roundings = roundings_of_products(sum_length(a)) * magnitude +
+                                   (roundings_of_positives(sum_length(a)) + 3.0) * std::abs(value);
           out[0].values[i * width + h * dim + d] = value;
+          out[0].errors[i * width + h * dim + d] = of_weights.together() + kRoundingF32 * roundings;
         }
       }
     }
@@ -92,7 +119,7 @@ const OperatorRow attention = {
           return 4.0 * static_cast<double>(a[0].elements()) * static_cast<double>(a[1].shape[0]) /
                  static_cast<double>(a.integer("sequences"));
         },
-    .sum_length = [](const Arguments& a) { return a[0].columns() / a.integer("heads") + a[1].shape[0]; },
+    .sum_length = sum_length,
     .cases =
         {
             {{{1, 8}, {1, 8}, {1, 8}, {}, {}}, of(1, 1), {}},

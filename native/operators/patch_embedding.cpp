@@ -4,8 +4,11 @@
 // pixels f32[images, 3, height, width]; W [width of the model, 3, patch, patch] without bias; patches in row-major order,
 // values of a patch in channel, row, column order. Pixels beyond the last whole patch are not used, as in a convolution with
 // stride.
+#include <cmath>
+
 #include "cpu/operators/operators.h"
 #include "graph/operators.h"
+#include "graph/rounding.h"
 
 namespace omni_id::operators {
 
@@ -30,6 +33,9 @@ std::vector<TensorType> shapes(const Arguments& a) {
   return {{DType::f32, {pixels.shape[0] * (1 + patches), weight.shape[0]}}};
 }
 
+int64_t sum_length(const Arguments& a) { return a[1].elements() / a[1].shape[0]; }
+
+// For a bf16 weight the pixels are those rounded to bf16, which is what is multiplied.
 void reference(const Arguments& a, const std::vector<ReferenceTensor>& in, std::vector<ReferenceTensor>& out) {
   const int64_t images = a[0].shape[0], channels = a[0].shape[1], height = a[0].shape[2], width = a[0].shape[3];
   const int64_t n = a[1].shape[0], patch = a[1].shape[2];
@@ -37,15 +43,19 @@ void reference(const Arguments& a, const std::vector<ReferenceTensor>& in, std::
   for (int64_t image = 0; image < images; ++image) {
     for (int64_t token = 0; token <= patches; ++token) {
       for (int64_t j = 0; j < n; ++j) {
-        double sum = in[3].values[token * n + j];
+        double sum = in[3].values[token * n + j], magnitude = 0.0;
         if (token == 0) sum += in[2].values[j];
         for (int64_t i = 0; token > 0 && i < channels * patch * patch; ++i) {
           const int64_t c = i / (patch * patch), y = i / patch % patch + (token - 1) / columns * patch;
           const int64_t x = i % patch + (token - 1) % columns * patch;
-          sum +=
+          const double product =
               in[0].values[((image * channels + c) * height + y) * width + x] * in[1].values[j * channels * patch * patch + i];
+          sum += product;
+          magnitude += std::abs(product);
         }
-        out[0].values[(image * (1 + patches) + token) * n + j] = sum;
+        const int64_t at = (image * (1 + patches) + token) * n + j;
+        out[0].values[at] = sum;
+        out[0].errors[at] = kRoundingF32 * (roundings_of_products(sum_length(a)) * magnitude + std::abs(sum));
       }
     }
   }
@@ -69,7 +79,7 @@ const OperatorRow patch_embedding = {
           const int64_t patches = (a[0].shape[2] / patch) * (a[0].shape[3] / patch);
           return 2.0 * static_cast<double>(a[0].shape[0] * patches) * static_cast<double>(a[1].elements());
         },
-    .sum_length = [](const Arguments& a) { return a[1].elements() / a[1].shape[0]; },
+    .sum_length = sum_length,
     .cases =
         {
             {{{1, 3, 4, 4}, {8, 3, 4, 4}, {8}, {2, 8}}, {}, {}},

@@ -6,6 +6,7 @@
 
 #include "base/tensor.h"
 #include "graph/operators.h"
+#include "image/clip_preprocess.h"
 #include "runtime/queue.h"
 #include "weights/weight_store.h"
 
@@ -48,6 +49,10 @@ class Device {
   // From any thread, for buffers that no queued run uses.
   virtual void write(Buffer& buffer, size_t offset, const void* from, size_t bytes) = 0;
   virtual void read(Buffer& buffer, size_t offset, void* to, size_t bytes) = 0;
+
+  // A photo to the model's pixels, f32[3, crop, crop] from `first_element` of `to` on; what check_image and check_preprocess
+  // ask for holds. On the side queue's thread.
+  virtual void preprocess(const RgbImage& image, const ClipPreprocess& settings, Buffer& to, size_t first_element) = 0;
 
   // The memory that all plans of the device place their intermediate values in: runs do not overlap. Grows to the largest plan.
   virtual std::byte* arena(size_t bytes) = 0;

@@ -12,6 +12,7 @@
 #include "base/float_formats.h"
 #include "base/thread_pool.h"
 #include "cpu/isa.h"
+#include "graph/rounding.h"
 #include "test/check.h"
 
 using namespace omni_id;
@@ -145,27 +146,67 @@ void test_cuts(const KernelTable& kernels) {
   }
 }
 
+double exact(Activation activation, double x) {
+  return activation == kGelu ? x * 0.5 * std::erfc(-x / std::sqrt(2.0)) : x / (1.0 + std::exp(-1.702 * x));
+}
+
+// The activation of every input, as the epilogue of a product with 1, which is exact.
+std::vector<float> activations(const KernelTable& kernels, Activation activation, ElementType out_type,
+                               const std::vector<float>& inputs) {
+  size_t next = 0;
+  Product one(
+      1, static_cast<int64_t>(inputs.size()), 1, kF32, [] { return 1.0f; }, [&] { return inputs[next++]; });
+  std::vector<float> out(inputs.size());
+  std::vector<uint16_t> narrow(inputs.size());
+  run_whole(kernels, out_type == kBf16 ? one.gemm(narrow.data(), kBf16, activation) : one.gemm(out.data(), kF32, activation));
+  if (out_type == kBf16) std::transform(narrow.begin(), narrow.end(), out.begin(), float_from_bf16);
+  return out;
+}
+
+// On [−12, 12] the bounds that simd.h states, and one rounding to the output's type.
 void test_activations(const KernelTable& kernels) {
   std::vector<float> inputs;
-  for (float x = -100.0f; x <= 100.0f; x += std::abs(x) < 8.0f ? 0.0078125f : 0.37f) inputs.push_back(x);
+  for (int i = -12 * 1024; i <= 12 * 1024; ++i) inputs.push_back(static_cast<float>(i) / 1024.0f);
+  for (const Activation activation : {kGelu, kQuickGelu}) {
+    for (const ElementType out_type : {kF32, kBf16}) {
+      const std::vector<float> out = activations(kernels, activation, out_type, inputs);
+      double worst = 0.0, at = 0.0;  // error / bound, and where
+      for (size_t i = 0; i < inputs.size(); ++i) {
+        const double x = inputs[i], expected = exact(activation, x);
+        const double of_power = (3e-7 + 3.5 * std::abs(x) * 0x1p-24) / (1.0 + std::exp(1.702 * x));
+        const double stated = activation == kQuickGelu ? std::abs(expected) * (of_power + 0x1p-23)
+                              : out_type == kBf16      ? 4.3e-5
+                                                       : std::abs(x) * 1.4e-7 + std::abs(expected) * 0x1p-24;
+        const double rounding =
+            out_type == kF32 ? 0.0 : rounding_to_bf16(std::max(std::abs(expected), std::abs(double{out[i]})));
+        const double error = std::abs(out[i] - expected), ratio = error == 0.0 ? 0.0 : error / (stated + rounding);
+        if (!(ratio <= worst)) worst = ratio, at = x;
+      }
+      check(worst <= 1.0, std::string(kernels.name) + (activation == kGelu ? " gelu" : " quick_gelu") +
+                              (out_type == kBf16 ? " to bf16" : " to f32") + ": " + std::to_string(worst) +
+                              " of its bound at " + std::to_string(at));
+    }
+  }
+}
+
+// Far out gelu is 0 or x, as long as there are floats; NaN stays NaN.
+void test_far_activations(const KernelTable& kernels) {
+  std::vector<float> inputs;
+  for (float x = 12.0f; x <= 100.0f; x += 0.37f) inputs.push_back(x), inputs.push_back(-x);
   inputs.push_back(std::numeric_limits<float>::quiet_NaN());
   for (const Activation activation : {kGelu, kQuickGelu}) {
-    size_t next = 0;
-    const int64_t n = static_cast<int64_t>(inputs.size());
-    Product one(
-        1, n, 1, kF32, [] { return 1.0f; }, [&] { return inputs[next++]; });
-    std::vector<float> out(inputs.size());
-    run_whole(kernels, one.gemm(out.data(), kF32, activation));
-    double worst = 0.0;
-    for (size_t i = 0; i + 1 < inputs.size(); ++i) {
-      const double x = inputs[i];
-      const double expected = activation == kGelu ? x * 0.5 * std::erfc(-x / std::sqrt(2.0)) : x / (1.0 + std::exp(-1.702 * x));
-      const double error = std::abs(out[i] - expected) / std::max(1.0, std::abs(x));
-      if (!(error <= worst)) worst = error;
+    for (const ElementType out_type : {kF32, kBf16}) {
+      const std::vector<float> out = activations(kernels, activation, out_type, inputs);
+      double worst = 0.0;
+      for (size_t i = 0; i + 1 < inputs.size(); ++i) {
+        const double x = inputs[i], error = std::abs(out[i] - exact(activation, x)) / std::max(1.0, std::abs(x));
+        if (!(error <= worst)) worst = error;
+      }
+      const std::string what = std::string(kernels.name) + (activation == kGelu ? " gelu" : " quick_gelu") +
+                               (out_type == kBf16 ? " to bf16" : " to f32");
+      check(worst <= (out_type == kBf16 ? 0x1p-8 : 0x1p-21), what + " far out: error " + std::to_string(worst));
+      check(std::isnan(out.back()), what + " keeps NaN");
     }
-    const std::string what = std::string(kernels.name) + (activation == kGelu ? " gelu" : " quick_gelu");
-    check(worst <= 0x1p-21, what + ": error " + std::to_string(worst / 0x1p-23) + " ulps");
-    check(std::isnan(out.back()), what + " keeps NaN");
   }
 }
 
@@ -199,6 +240,7 @@ int main() {
     test_bf16_rounding(kernels);
     test_cuts(kernels);
     test_activations(kernels);
+    test_far_activations(kernels);
     std::printf("%s\n", isa.c_str());
   }
   test_denormals();

@@ -1,5 +1,6 @@
 #include "weights/weight_store.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -54,30 +55,38 @@ void normal_pair(uint32_t a, uint32_t b, double* first, double* second) {
   *second = radius * std::sin(angle);
 }
 
+// Elements of one task of a tensor: a few milliseconds' work. A multiple of the four numbers that one counter gives.
+constexpr int64_t kNormalsPerTask = 1 << 16;
+
 }  // namespace
 
-void WeightStore::set_normal(const std::string& name, const Shape& shape, uint64_t seed, double mean,
-                             double standard_deviation) {
+void WeightStore::set_normal(const std::string& name, const Shape& shape, uint64_t seed, double mean, double standard_deviation,
+                             const ParallelFor& parallel_for) {
   const TensorType type{DType::f32, shape};
   auto memory = allocate_aligned(type.bytes());
   float* values = reinterpret_cast<float*>(memory.get());
   const int64_t n = type.elements();
   const uint64_t stream = stream_of(name);
   const std::array<uint32_t, 2> key{static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)};
-  for (int64_t i = 0; i < n; i += 4) {
-    double normal[4] = {0, 0, 0, 0};
-    if (standard_deviation != 0.0) {
+  parallel_for((n + kNormalsPerTask - 1) / kNormalsPerTask, [&](int64_t task) {
+    const int64_t begin = task * kNormalsPerTask, end = std::min(n, begin + kNormalsPerTask);
+    if (standard_deviation == 0.0) {
+      std::fill(values + begin, values + end, static_cast<float>(mean));
+      return;
+    }
+    for (int64_t i = begin; i < end; i += 4) {
       const uint64_t block = static_cast<uint64_t>(i) / 4;
       const auto bits = philox4x32({static_cast<uint32_t>(block), static_cast<uint32_t>(block >> 32),
                                     static_cast<uint32_t>(stream), static_cast<uint32_t>(stream >> 32)},
                                    key);
+      double normal[4];
       normal_pair(bits[0], bits[1], &normal[0], &normal[1]);
       normal_pair(bits[2], bits[3], &normal[2], &normal[3]);
+      for (int64_t j = 0; j < 4 && i + j < end; ++j) {
+        values[i + j] = static_cast<float>(mean + standard_deviation * normal[j]);
+      }
     }
-    for (int64_t j = 0; j < 4 && i + j < n; ++j) {
-      values[i + j] = static_cast<float>(mean + standard_deviation * normal[j]);
-    }
-  }
+  });
   std::lock_guard lock(mutex_);
   owned_bytes_ += type.bytes();
   tensors_[name] = {type, memory.get(), memory, nullptr};

@@ -12,6 +12,9 @@
 
 namespace omni_id {
 
+// Runs body(i) for all i in [0, tasks), on any number of threads.
+using ParallelFor = std::function<void(int64_t tasks, const std::function<void(int64_t)>& body)>;
+
 // A named tensor in its published layout: a slice of a mapped file, or memory of its own.
 struct WeightTensor {
   TensorType type;
@@ -37,7 +40,8 @@ class WeightStore {
   void set(const std::string& name, const Shape& shape, const float* values);
   // Fills a new f32 tensor with normal (mean, standard deviation) or constant numbers: Philox keyed by the seed, counting
   // elements, in a stream of the name's own, so that a tensor's values depend on nothing but seed, name and index.
-  void set_normal(const std::string& name, const Shape& shape, uint64_t seed, double mean, double standard_deviation);
+  void set_normal(const std::string& name, const Shape& shape, uint64_t seed, double mean, double standard_deviation,
+                  const ParallelFor& parallel_for);
 
   // Throws ERR_WEIGHTS when there is none of that name.
   WeightTensor at(const std::string& name) const;

@@ -1,4 +1,4 @@
-import type { NativeWeights } from '../bindings.js';
+import type { Session } from '../graph/session.js';
 import type { OmniIdEncoderConfig } from '../io/config.js';
 
 /**
@@ -23,21 +23,25 @@ function deviation(name: string, shape: readonly number[], config: OmniIdEncoder
 
 /**
  * Gives every weight that is not there yet its initial values: norms 1 and 0, biases 0, all others normal. The values follow from seed, name and
- * index alone (Philox), on every machine.
+ * index alone (Philox), on every machine. The event loop stays free, and other models of the device take turns with the tensors.
+ * @throws the signal's reason when it is aborted: between tensors
  */
-export function initialise(
-  weights: NativeWeights,
+export async function initialise(
+  session: Session,
   config: OmniIdEncoderConfig,
   expected: ReadonlyMap<string, { readonly shape: readonly number[] }>,
   seed: number,
-): void {
+  signal: AbortSignal,
+): Promise<void> {
+  const { device, weights } = session;
   const there = new Set(weights.names());
   for (const [name, { shape }] of expected) {
     if (there.has(name)) continue;
-    if (shape.length > 1 || name.endsWith('class_embedding')) {
-      weights.setNormal(name, shape, seed, 0, deviation(name, shape, config));
-    } else {
-      weights.setNormal(name, shape, seed, /norm[^.]*\.weight$|norm_out\.weight$/.test(name) ? 1 : 0, 0);
-    }
+    const random = shape.length > 1 || name.endsWith('class_embedding');
+    const mean = !random && /norm[^.]*\.weight$|norm_out\.weight$/.test(name) ? 1 : 0;
+    const spread = random ? deviation(name, shape, config) : 0;
+    await session.cancellable(signal, (cancellation) =>
+      weights.setNormal(device, name, shape, seed, mean, spread, cancellation),
+    );
   }
 }

@@ -138,9 +138,7 @@ export class OmniIdEncoder extends Model {
           matchWeights(clipVisionNames(await openCheckpoint(vision)), tower, vision),
         );
       }
-      translated(() => {
-        initialise(session.weights, config, expected, seed);
-      });
+      await model.enqueue(undefined, (signal) => initialise(session, config, expected, seed, signal));
       await model.#pack();
       return model;
     } catch (error) {

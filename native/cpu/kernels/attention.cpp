@@ -18,14 +18,6 @@ namespace {
 // Two packed operands of 512 × 128 floats are 512 KiB: they stay in the second-level cache.
 constexpr int64_t kKeyBlock = 512;
 
-#if defined(OMNI_ID_NATIVE_BF16)
-constexpr bool kNativeBf16 = true;
-#else
-constexpr bool kNativeBf16 = false;
-#endif
-
-OMNI_ID_INLINE size_t aligned(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
-
 struct Scratch {
   void* keys;          // panels [32 keys] of [head_dim][32]
   void* values;        // panels [32 dims] of [key][32]

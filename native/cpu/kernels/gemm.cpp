@@ -18,14 +18,6 @@ namespace {
 constexpr int64_t kDepth = 640;
 constexpr int64_t kLine = 64;  // bytes of a cache line
 
-#if defined(OMNI_ID_NATIVE_BF16)
-constexpr bool kNativeBf16 = true;
-#else
-constexpr bool kNativeBf16 = false;
-#endif
-
-OMNI_ID_INLINE size_t aligned(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
-
 OMNI_ID_INLINE bool computes_in_bf16(const Gemm* g) { return kNativeBf16 && g->weight_type == kBf16; }
 
 // A must be converted when its type is not what the tile reads; an odd k in bf16 too, because the last pair would read past it.

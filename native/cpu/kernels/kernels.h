@@ -23,7 +23,7 @@ enum Activation { kNoActivation = 0, kGelu = 1, kQuickGelu = 2 };
 // row(i) = i / out_group · (out_group + out_skip) + out_skip + i mod out_group; with out_group 0, row(i) = i.
 // The residual's row is row(i) mod residual_period (position embeddings repeat for every image), or row(i) with period 0.
 struct Gemm {
-  int64_t m, n, k;
+  int64_t m, n, k;  // k ≥ 1: the operators' shape rules refuse sums of nothing
   const void* a;
   int64_t a_stride;
   ElementType a_type;

@@ -1,0 +1,166 @@
+// Every rule of check(graph): a graph that breaks one is refused with ERR_INVALID_ARGUMENT and a message that says which,
+// before any kernel sees it. And of the shape rules: no operator takes a sum of nothing.
+#include "graph/graph.h"
+
+#include "base/error.h"
+#include "test/check.h"
+
+using namespace omni_id;
+using test::check;
+
+namespace {
+
+constexpr int64_t kHuge = int64_t{1} << 53;
+
+Value input(const std::string& name, const TensorType& type) {
+  Value value;
+  value.type = type;
+  value.name = name;
+  return value;
+}
+
+Value weight(const std::string& name, const TensorType& type) {
+  Value value;
+  value.kind = Value::Kind::weight;
+  value.type = type;
+  value.parts = {name};
+  return value;
+}
+
+Value result(const TensorType& type) {
+  Value value;
+  value.kind = Value::Kind::result;
+  value.type = type;
+  return value;
+}
+
+Value view(int source, int64_t column, const TensorType& type) {
+  Value value;
+  value.kind = Value::Kind::view;
+  value.type = type;
+  value.source = source;
+  value.column = column;
+  return value;
+}
+
+// Two linear layers; the second reads columns of the first one's result.
+Graph good() {
+  Graph graph;
+  graph.values = {
+      input("x", {DType::f32, {2, 4}}),         // 0
+      weight("w", {DType::f32, {8, 4}}),        // 1
+      result({DType::f32, {2, 8}}),             // 2
+      view(2, 4, {DType::f32, {2, 4}}),         // 3
+      input("residual", {DType::f32, {2, 8}}),  // 4
+      result({DType::f32, {2, 8}}),             // 5
+  };
+  graph.nodes = {{&operators::linear, {0, 1}, {2}, {}}, {&operators::linear, {3, 1, -1, 4}, {5}, {}}};
+  graph.outputs = {{"first", 2}, {"y", 5}};
+  return graph;
+}
+
+void refuse(const std::string& word, const std::function<void(Graph&)>& spoil) {
+  Graph graph = good();
+  spoil(graph);
+  std::string code, message;
+  try {
+    check(graph);
+  } catch (const EngineError& error) {
+    code = error.code();
+    message = error.what();
+  }
+  check(code == kInvalidArgument && message.find(word) != std::string::npos,
+        "a graph is refused for \"" + word + "\", got \"" + message + "\"");
+}
+
+void test_rules() {
+  check(test::code_of<EngineError>([] { check(good()); }).empty(), "the graph that the rules are tried on is good");
+
+  // Values.
+  refuse("too large", [](Graph& g) { g.values[0].type.shape = {kHuge, 2}; });
+  refuse("too large", [](Graph& g) { g.values[0].type.shape = {0, kHuge, 2}; });
+  refuse("negative", [](Graph& g) { g.values[0].type.shape = {-1, 4}; });
+  refuse("a weight without a name", [](Graph& g) { g.values[1].parts.clear(); });
+  for (const int source : {-1, 3, 4, 6}) {
+    refuse("source does not stand before", [=](Graph& g) { g.values[3].source = source; });
+  }
+  refuse("a view needs columns", [](Graph& g) { g.values[3].source = 1; });
+  refuse("a view needs columns", [](Graph& g) {
+    g.values[0].type.shape = {};
+    g.values[3].source = 0;
+  });
+  for (const int64_t column : {int64_t{-1}, int64_t{5}, kHuge, INT64_MAX}) {
+    refuse("columns", [=](Graph& g) { g.values[3].column = column; });
+  }
+  refuse("columns", [](Graph& g) { g.values[3].type.shape = {3, 4}; });
+  refuse("columns", [](Graph& g) { g.values[3].type.dtype = DType::bf16; });
+
+  // Names.
+  refuse("two inputs are named x", [](Graph& g) { g.values[4].name = std::string("x"); });
+  refuse("output y has the name of another", [](Graph& g) { g.outputs[0].name = std::string("y"); });
+  refuse("output x has the name of another", [](Graph& g) { g.outputs[1].name = std::string("x"); });
+
+  // Nodes.
+  for (const int index : {-2, 6}) {
+    refuse("not there yet", [=](Graph& g) { g.nodes[0].inputs[0] = index; });
+  }
+  refuse("not there yet", [](Graph& g) { g.nodes[0].inputs[0] = 5; });
+  refuse("not there yet", [](Graph& g) { g.nodes[0].inputs[0] = 3; });  // a view of what comes later
+  refuse("weight is missing", [](Graph& g) { g.nodes[0].inputs[1] = -1; });
+  refuse("5 inputs given", [](Graph& g) { g.nodes[1].inputs.push_back(-1); });
+  refuse("does not fit", [](Graph& g) { g.nodes[0].inputs[1] = 4; });
+  refuse("unknown attribute", [](Graph& g) { g.nodes[0].attributes["colour"] = int64_t{1}; });
+  refuse("wrong type", [](Graph& g) { g.nodes[0].attributes["activation"] = int64_t{1}; });
+  refuse("expected none, gelu", [](Graph& g) { g.nodes[0].attributes["activation"] = std::string("relu"); });
+  refuse("expected f32 or bf16", [](Graph& g) { g.values[0].type.dtype = DType::i32; });
+  refuse("expected f32 or bf16", [](Graph& g) { g.values[0].type.dtype = DType::f16; });
+  refuse("another number of outputs", [](Graph& g) { g.nodes[0].outputs.clear(); });
+  refuse("another number of outputs", [](Graph& g) { g.nodes[1].outputs = {5, 5}; });
+  for (const int output : {-1, 6, 0, 1, 3}) {
+    refuse("writes a value of another kind", [=](Graph& g) { g.nodes[0].outputs[0] = output; });
+  }
+  refuse("written before", [](Graph& g) { g.nodes[1].outputs[0] = 2; });
+  refuse("kind or type", [](Graph& g) { g.values[5].type.shape = {2, 9}; });
+  refuse("kind or type", [](Graph& g) { g.values[5].type.dtype = DType::bf16; });
+
+  // Outputs.
+  refuse("no outputs", [](Graph& g) { g.outputs.clear(); });
+  for (const int value : {-1, 6, 0, 1, 3}) {
+    refuse("is not the result of an operator", [=](Graph& g) { g.outputs[1].value = value; });
+  }
+  refuse("is not the result of an operator", [](Graph& g) {
+    g.nodes.pop_back();  // nothing computes it
+  });
+}
+
+// k = 0 would divide by zero in the kernels.
+void test_sums_of_nothing() {
+  struct Use {
+    const OperatorRow* row;
+    std::vector<Shape> inputs;
+  };
+  const Use uses[] = {
+      {&operators::linear, {{2, 0}, {3, 0}}},
+      {&operators::linear, {{2, 0}, {0}}},
+      {&operators::layer_norm, {{2, 0}, {0}, {0}}},
+      {&operators::attention, {{2, 0}, {2, 0}, {2, 0}}},
+      {&operators::patch_embedding, {{1, 0, 4, 4}, {8, 0, 4, 4}, {8}, {2, 8}}},
+      {&operators::patch_embedding, {{1, 3, 4, 4}, {8, 3, 0, 0}, {8}, {2, 8}}},
+  };
+  for (const Use& use : uses) {
+    std::vector<TensorType> types;
+    for (const Shape& shape : use.inputs) types.push_back({DType::f32, shape});
+    std::vector<const TensorType*> inputs;
+    for (const TensorType& type : types) inputs.push_back(&type);
+    const std::string code = test::code_of<EngineError>([&] { use.row->shapes(checked_arguments(*use.row, inputs, {})); });
+    check(code == kInvalidArgument, std::string(use.row->name) + " refuses sums of nothing, " + to_string(use.inputs[0]));
+  }
+}
+
+}  // namespace
+
+int main() {
+  test_rules();
+  test_sums_of_nothing();
+  return test::finish();
+}
