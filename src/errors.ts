@@ -124,3 +124,11 @@ export class AddonError extends OmniIdError {
     super('ERR_ADDON', message, options);
   }
 }
+
+/**
+ * What an error says, for messages that quote it; anything can be thrown.
+ * @internal
+ */
+export function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

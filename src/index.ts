@@ -1,4 +1,17 @@
-export * from './errors.js';
+export {
+  AddonError,
+  ArgumentError,
+  ConfigError,
+  DeviceError,
+  DisposedError,
+  FileError,
+  FormatError,
+  ImageError,
+  NumericError,
+  OmniIdError,
+  WeightsError,
+  type ImageErrorCode,
+} from './errors.js';
 export type { DecodeOptions, Photo, RawImage } from './data/photo.js';
 export type { DeviceOptions } from './graph/session.js';
 export type { ClipVisionConfig, ImageProcessorConfig, OmniIdEncoderConfig } from './io/config.js';

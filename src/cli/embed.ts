@@ -1,8 +1,9 @@
-import { access, constants, stat } from 'node:fs/promises';
+import { access, constants } from 'node:fs/promises';
 import { dirname, extname, resolve } from 'node:path';
 import { listPhotos, type Grouping } from '../data/photo_files.js';
-import { ArgumentError, FileError, type ImageError } from '../errors.js';
+import { ArgumentError, FileError, messageOf, type ImageError } from '../errors.js';
 import { writeFileAtomically } from '../io/atomic_file.js';
+import { isFolder } from '../io/files.js';
 import { writeNpy } from '../io/npy.js';
 import { writeSafetensors } from '../io/safetensors_writer.js';
 import type { ComputeDType } from '../models/model.js';
@@ -27,15 +28,11 @@ async function checkOutput(path: string): Promise<void> {
   if (!endings.includes(endingOf(path)))
     throw new ArgumentError(`--out ${path}: expected a name ending in ${endings.join(', ')}`);
   await access(dirname(resolve(path)), constants.W_OK).catch((error: unknown) => {
-    throw new FileError(`--out ${path}: ${error instanceof Error ? error.message : String(error)}`, {
+    throw new FileError(`--out ${path}: ${messageOf(error)}`, {
       cause: error,
     });
   });
-  const isFolder = await stat(path).then(
-    (status) => status.isDirectory(),
-    () => false,
-  );
-  if (isFolder) throw new FileError(`--out ${path}: this is a folder, expected a file to write`);
+  if (await isFolder(path)) throw new FileError(`--out ${path}: this is a folder, expected a file to write`);
 }
 
 function counted(n: number, one: string, many = `${one}s`): string {

@@ -1,6 +1,6 @@
 import { readdir, stat } from 'node:fs/promises';
 import { basename, dirname, extname, join, resolve } from 'node:path';
-import { ArgumentError, FileError } from '../errors.js';
+import { ArgumentError, FileError, messageOf } from '../errors.js';
 
 /** File name endings that are taken for photos when a folder is listed. */
 const photoEndings = new Set(['.jpg', '.jpeg', '.png', '.webp', '.avif', '.tif', '.tiff', '.gif']);
@@ -46,7 +46,7 @@ export async function listPhotos(paths: readonly string[], grouping: Grouping): 
       );
       photos.push(...(isFolder ? await photosUnder(path) : [path]));
     } catch (error) {
-      throw new FileError(`cannot read ${path}: ${error instanceof Error ? error.message : String(error)}`, {
+      throw new FileError(`cannot read ${path}: ${messageOf(error)}`, {
         cause: error,
       });
     }

@@ -2,8 +2,9 @@ import { stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { z } from 'zod';
 import { native, type NativeWeights, type WeightDType } from '../bindings.js';
-import { FileError, FormatError, WeightsError } from '../errors.js';
+import { FileError, FormatError, messageOf, WeightsError } from '../errors.js';
 import { readJson } from './config.js';
+import { exists } from './files.js';
 import { readSafetensorsHeader, type SafetensorsDType } from './safetensors.js';
 
 /** A tensor in a checkpoint: a slice of a file. */
@@ -25,13 +26,6 @@ const singleFiles = [
 const indexFiles = ['model.safetensors.index.json', 'open_clip_model.safetensors.index.json'];
 
 const shardIndex = z.object({ weight_map: z.record(z.string(), z.string()) });
-
-async function exists(path: string): Promise<boolean> {
-  return stat(path).then(
-    () => true,
-    () => false,
-  );
-}
 
 async function readFileTensors(file: string): Promise<Map<string, StoredTensor>> {
   const { tensors } = await readSafetensorsHeader(file);
@@ -67,7 +61,7 @@ async function readShards(folder: string, indexPath: string): Promise<Map<string
  */
 export async function openCheckpoint(path: string): Promise<Checkpoint> {
   const status = await stat(path).catch((error: unknown) => {
-    throw new FileError(`cannot read ${path}: ${error instanceof Error ? error.message : String(error)}`, {
+    throw new FileError(`cannot read ${path}: ${messageOf(error)}`, {
       cause: error,
     });
   });

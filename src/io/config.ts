@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { z } from 'zod';
-import { ConfigError, FileError } from '../errors.js';
+import { ConfigError, FileError, messageOf } from '../errors.js';
 
 /** CLIP's vision tower. The fields are those of transformers' `CLIPVisionConfig`. */
 export interface ClipVisionConfig {
@@ -359,14 +359,14 @@ export async function readJson(path: string): Promise<unknown> {
   try {
     text = await readFile(path, 'utf8');
   } catch (error) {
-    throw new FileError(`cannot read ${path}: ${error instanceof Error ? error.message : String(error)}`, {
+    throw new FileError(`cannot read ${path}: ${messageOf(error)}`, {
       cause: error,
     });
   }
   try {
     return JSON.parse(text) as unknown;
   } catch (error) {
-    throw new ConfigError(`${path} is not JSON: ${error instanceof Error ? error.message : String(error)}`, {
+    throw new ConfigError(`${path} is not JSON: ${messageOf(error)}`, {
       cause: error,
     });
   }

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { native, type NativeWeights } from '../bindings.js';
 import { OmniIdError } from '../errors.js';
 import type { StoredTensor } from './checkpoint.js';
+import { exists } from './files.js';
 import { readSafetensorsHeader } from './safetensors.js';
 import { writeSafetensors, type TensorSource } from './safetensors_writer.js';
 
@@ -72,7 +73,7 @@ export async function mapPackedCache(
   config: unknown,
   source: ReadonlyMap<string, StoredTensor>,
 ): Promise<'used' | 'absent' | 'stale'> {
-  if (!(await stat(path).then(() => true, () => false))) return 'absent'; // prettier-ignore
+  if (!(await exists(path))) return 'absent';
   try {
     const { tensors, metadata } = await readSafetensorsHeader(path);
     for (const [key, value] of Object.entries(binding(config)))

@@ -1,6 +1,6 @@
 import { open, stat, type FileHandle } from 'node:fs/promises';
 import { visit, type JSONVisitor } from 'jsonc-parser';
-import { FileError, FormatError } from '../errors.js';
+import { FileError, FormatError, messageOf } from '../errors.js';
 
 /**
  * The safetensors format: 8 bytes little-endian header length, a JSON header, the tensors' bytes. The checks are those of the reference
@@ -84,7 +84,7 @@ export function parseSafetensorsHeader(
   try {
     json = JSON.parse(text);
   } catch (error) {
-    return fail(`the header is not JSON (${error instanceof Error ? error.message : String(error)})`);
+    return fail(`the header is not JSON (${messageOf(error)})`);
   }
   checkKeys(text, fail);
   if (!isObject(json)) return fail('the header is not an object');
@@ -163,7 +163,7 @@ async function withFile<T>(path: string, body: (file: FileHandle, bytes: number)
     return await body(file, size);
   } catch (error) {
     if (error instanceof FormatError) throw error;
-    throw new FileError(`cannot read ${path}: ${error instanceof Error ? error.message : String(error)}`, {
+    throw new FileError(`cannot read ${path}: ${messageOf(error)}`, {
       cause: error,
     });
   } finally {

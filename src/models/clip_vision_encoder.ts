@@ -1,4 +1,3 @@
-import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { checkPhoto, type DecodeOptions, type Photo } from '../data/photo.js';
 import { PhotoLoader, type PlacedPhoto } from '../data/photo_loader.js';
@@ -14,6 +13,7 @@ import {
   type ClipVisionConfig,
   type ImageProcessorConfig,
 } from '../io/config.js';
+import { isFile } from '../io/files.js';
 import { clipVisionWeights, type ClipVisionFeature } from './clip_vision.js';
 import { loadWeights, Model, newSession, type ComputeDType, type LoadOptions } from './model.js';
 import { VisionPipeline } from './vision_pipeline.js';
@@ -108,7 +108,7 @@ export function checkPhotos(
 async function firstFile(folder: string, names: readonly string[]): Promise<string | undefined> {
   for (const name of names) {
     const path = join(folder, name);
-    if (await stat(path).then((s) => s.isFile(), () => false)) return path; // prettier-ignore
+    if (await isFile(path)) return path;
   }
   return undefined;
 }

@@ -1,9 +1,10 @@
-import { copyFile, stat } from 'node:fs/promises';
+import { copyFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { native } from '../bindings.js';
 import { ArgumentError } from '../errors.js';
 import { clipVisionNames, matchWeights, openCheckpoint, registerWeights } from '../io/checkpoint.js';
 import { clipVisionConfigToJson, omniIdConfigToJson, parseOmniIdConfig, readJson } from '../io/config.js';
+import { isFile } from '../io/files.js';
 import { clipVisionWeights } from './clip_vision.js';
 import { ClipVisionEncoder, readClipFolder } from './clip_vision_encoder.js';
 import { OmniIdEncoder, omniIdWeights } from './omni_id_encoder.js';
@@ -11,13 +12,6 @@ import { saveModel, type SaveOptions } from './save.js';
 
 /** What a folder holds: an Omni-ID encoder, or a CLIP model (Hugging Face's or OpenCLIP's). */
 export type FolderKind = 'omni-id' | 'clip';
-
-async function isFile(path: string): Promise<boolean> {
-  return stat(path).then(
-    (status) => status.isFile(),
-    () => false,
-  );
-}
 
 /** @throws {FileError} `ERR_FILE`, {ConfigError} `ERR_CONFIG` */
 export async function kindOf(folder: string): Promise<FolderKind> {
