@@ -81,7 +81,7 @@ export async function convert(
   if (packed !== undefined) {
     const dtype = options.out === undefined ? (options.dtype ?? 'bf16') : 'bf16';
     checkPackDtype(dtype);
-    await packModel(packed, dtype);
+    await packModel(packed, dtype, signal);
   }
   if (options.json === true) printJson({ source: folder, out: options.out, kind, packed });
   else {

@@ -4,12 +4,14 @@ import { z } from 'zod';
 import { native, type NativeWeights, type WeightDType } from '../bindings.js';
 import { FileError, FormatError, messageOf, WeightsError } from '../errors.js';
 import { readJson } from './config.js';
-import { exists } from './files.js';
+import { exists, fileState, type FileState } from './files.js';
 import { readSafetensorsHeader, type SafetensorsDType } from './safetensors.js';
 
 /** A tensor in a checkpoint: a slice of a file. */
 export interface StoredTensor {
   readonly file: string;
+  /** The file's, taken before anything of it was read. */
+  readonly fileState: FileState;
   readonly dtype: SafetensorsDType;
   readonly shape: readonly number[];
   readonly byteOffset: number;
@@ -28,9 +30,13 @@ const indexFiles = ['model.safetensors.index.json', 'open_clip_model.safetensors
 const shardIndex = z.object({ weight_map: z.record(z.string(), z.string()) });
 
 async function readFileTensors(file: string): Promise<Map<string, StoredTensor>> {
+  const state = await fileState(file);
   const { tensors } = await readSafetensorsHeader(file);
   return new Map(
-    [...tensors].map(([name, { dtype, shape, byteOffset }]) => [name, { file, dtype, shape, byteOffset }]),
+    [...tensors].map(([name, { dtype, shape, byteOffset }]) => [
+      name,
+      { file, fileState: state, dtype, shape, byteOffset },
+    ]),
   );
 }
 

@@ -61,10 +61,10 @@ export async function convertModel(
 
 /**
  * Writes a folder's packed cache.
- * @throws what {@link OmniIdEncoder.load} throws
+ * @throws what {@link OmniIdEncoder.load} throws; the signal's reason when aborted, and no cache is left half written
  */
-export async function packModel(folder: string, dtype: 'f32' | 'bf16'): Promise<void> {
-  const options = { dtype, packedCache: 'write' } as const;
+export async function packModel(folder: string, dtype: 'f32' | 'bf16', signal?: AbortSignal): Promise<void> {
+  const options = { dtype, packedCache: 'write', signal } as const;
   const Encoder = (await kindOf(folder)) === 'omni-id' ? OmniIdEncoder : ClipVisionEncoder;
   const model = await Encoder.load(folder, options);
   model.dispose();
