@@ -8,6 +8,7 @@ import { ClipVisionEncoder, OmniIdEncoder, type WeightsError } from '../src/inde
 import { readSafetensors, readSafetensorsHeader } from '../src/io/safetensors.js';
 import { writeSafetensors } from '../src/io/safetensors_writer.js';
 import { convertModel } from '../src/models/convert.js';
+import { assertSameBits } from './support/assert_close.js';
 import { assertRejects } from './support/errors.js';
 import { golden, tensorOf } from './support/golden.js';
 
@@ -121,10 +122,10 @@ test('OpenCLIP, with and without its prefix', async () => {
       'open_clip_model.safetensors',
       'open_clip_config.json',
     );
-    assert.equal(await features(folder), expected);
+    assertSameBits(await features(folder), expected, `OpenCLIP, prefix "${prefix}"`);
     const converted = join(root, `converted-${count++}`);
     await convertModel(folder, converted);
-    assert.equal(await features(converted), expected);
+    assertSameBits(await features(converted), expected, 'converted');
     const names = [...(await readSafetensorsHeader(join(converted, 'model.safetensors'))).tensors.keys()];
     assert.equal(names.sort(), [...original.keys()].sort());
   }
@@ -132,25 +133,27 @@ test('OpenCLIP, with and without its prefix', async () => {
 
 test('CLIPModel, CLIPVisionModelWithProjection, and names without the prefix', async () => {
   const projected: Weights = new Map(original).set('visual_projection.weight', zeros(8, 4));
-  assert.equal(
+  assertSameBits(
     await features(
       await save(projected, { ...clipConfig, architectures: ['CLIPVisionModelWithProjection'] }),
     ),
     expected,
+    'CLIPVisionModelWithProjection',
   );
   const whole: Weights = new Map(projected)
     .set('text_model.embeddings.token_embedding.weight', zeros(9, 4))
     .set('text_projection.weight', zeros(8, 4))
     .set('logit_scale', zeros())
     .set('vision_model.embeddings.position_ids', zeros(1, 17));
-  assert.equal(
+  assertSameBits(
     await features(await save(whole, { model_type: 'clip', text_config: {}, vision_config: clipConfig })),
     expected,
+    'CLIPModel',
   );
   const bare: Weights = new Map(
     [...original].map(([name, tensor]) => [name.replace('vision_model.', ''), tensor]),
   );
-  assert.equal(await features(await save(bare, clipConfig)), expected);
+  assertSameBits(await features(await save(bare, clipConfig)), expected, 'without the prefix');
 });
 
 test('missing, extra and misshapen weights, all at once', async () => {
@@ -244,7 +247,7 @@ test('an encoder that was saved is the same when it is loaded', async () => {
     await using loaded = await OmniIdEncoder.load(folder, { dtype: 'f32' });
     assert.equal(loaded.config, encoder.config);
     const after = (await loaded.embed(input)).data;
-    if (dtype === 'f32') assert.equal(after, before);
+    if (dtype === 'f32') assertSameBits(after, before, 'saved as f32');
     else
       assert.ok(
         after.some((value, i) => value !== before[i]) &&
@@ -270,7 +273,7 @@ test('a new encoder on a given CLIP has its weights', async () => {
   );
   assert.is(encoder.config.vision.imageSize, vision['image_size']);
   const pooled = await encoder.embedImages([photo], { feature: 'pooled' });
-  assert.equal(pooled.data, expected);
+  assertSameBits(pooled.data, expected, 'pooled features of the given CLIP');
   assert.equal((await encoder.embed([[photo, photo]])).shape, [1, 3, preset.width]);
 });
 
