@@ -158,6 +158,27 @@ test('convert --pack', async () => {
   ]);
 });
 
+test('Ctrl-C stops packing, and leaves no cache', async () => {
+  const out = at('interrupted');
+  let sent = false;
+  const ended = await omniId(['convert', weights, '--out', out, '--pack'], {
+    // Packing begins when the converted model is there: its config is written last.
+    onStart: (child) => {
+      const watching = setInterval(() => {
+        if (sent || !existsSync(join(out, 'config.json'))) return;
+        sent = true;
+        child.kill('SIGINT');
+      }, 1);
+      child.once('exit', () => {
+        clearInterval(watching);
+      });
+    },
+  });
+  assertEnded(ended, 130);
+  assert.is(ended.stderr, 'omni-id: interrupted\n');
+  assert.equal(readdirSync(out).sort(), ['config.json', 'model.safetensors']);
+});
+
 test('convert that cannot be', async () => {
   const usage = { exit: 2, code: 'ERR_INVALID_ARGUMENT' };
   await fail(['convert', weights], { ...usage, words: ['nothing to do', '--out', '--pack'] });
