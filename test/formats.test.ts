@@ -47,8 +47,8 @@ const broken: [what: string, header: string | Uint8Array, dataBytes: number, wor
   ['a dtype that is a property of objects', tensor('"toString"', '[2]', '[0,8]'), 8, '"toString"'],
   ['a dtype that is no text', tensor('7', '[2]', '[0,8]'), 8, 'dtype 7'],
   ['no dtype', '{"a":{"shape":[2],"data_offsets":[0,8]}}', 8, 'dtype'],
-  ['a negative shape', tensor('"F32"', '[-2]', '[0,8]'), 8, 'shape [-2]'],
-  ['a fractional shape', tensor('"F32"', '[0.5]', '[0,8]'), 8, 'shape [0.5]'],
+  ['a negative shape', tensor('"F32"', '[-2]', '[0,8]'), 8, '"-2" in its shape'],
+  ['a fractional shape', tensor('"F32"', '[0.5]', '[0,8]'), 8, '"0.5" in its shape'],
   ['a shape that is no array', tensor('"F32"', '2', '[0,8]'), 8, 'shape 2'],
   ['a shape that overflows', tensor('"F32"', '[4294967296,4294967296,4294967296]', '[0,8]'), 8, 'needs'],
   ['a number too large to be exact', tensor('"F32"', '[9007199254740993]', '[0,8]'), 8, 'shape'],
@@ -61,7 +61,16 @@ const broken: [what: string, header: string | Uint8Array, dataBytes: number, wor
   ['an overlap', '{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[5],"data_offsets":[3,8]}}', 8, 'overlap'],
   ['a gap at the start', tensor('"U8"', '[4]', '[4,8]'), 8, 'gap'],
   ['bytes that belong to no tensor', `{${a}}`, 9, '1 bytes after the last tensor'],
-  ['half bytes', tensor('"F4"', '[3]', '[0,2]'), 2, 'needs'],
+  ['half bytes', tensor('"F4"', '[3]', '[0,2]'), 2, 'needs 12 bits'],
+  ['a shape in decimals', tensor('"F32"', '[2.0]', '[0,8]'), 8, '"2.0" in its shape'],
+  ['a shape with an exponent', tensor('"F32"', '[2e0]', '[0,8]'), 8, '"2e0" in its shape'],
+  ['a shape of minus nothing', tensor('"F32"', '[-0]', '[0,0]'), 0, '"-0" in its shape'],
+  ['offsets in decimals', tensor('"F32"', '[2]', '[0.0,8]'), 8, '"0.0" in its data_offsets'],
+  ['offsets with an exponent', tensor('"F32"', '[2]', '[0,8e0]'), 8, '"8e0" in its data_offsets'],
+  ['arrays in arrays', tensor('"F32"', '['.repeat(20_000) + ']'.repeat(20_000), '[0,8]'), 8, 'nested deeper than 3'],
+  ['objects in objects', tensor('"F32"', '{"a":'.repeat(20_000) + '1' + '}'.repeat(20_000), '[0,8]'), 8, 'nested deeper than 3'],
+  ['arrays that never end', `{"a":${'['.repeat(20_000)}`, 8, 'nested deeper than 3'],
+  ['nesting in metadata', `{"__metadata__":{"x":[[0]]},${a}}`, 8, 'nested deeper than 3'],
 ]; // prettier-ignore
 
 test('every kind of broken header is an ERR_FORMAT that says what is wrong', async () => {
@@ -97,6 +106,33 @@ test('headers that are unusual and right', async () => {
   const header = await readSafetensorsHeader(file(empty, 8));
   assert.equal([...header.tensors.keys()], ['a', 'b']);
   assert.is(header.metadata.get('format'), 'pt');
+});
+
+test('long shapes and long names neither take long nor make long messages', async () => {
+  const long = (n: string): string => `[${Array(50_000).fill(n).join()}]`;
+  for (const [header, word] of [
+    [tensor('"U8"', long('4294967295'), '[0,8]'), 'needs more than any file has'],
+    [tensor('"U8"', long('1'), '[0,8]'), 'needs 1 bytes'],
+    [tensor('"U8"', long('"x"'), '[0,8]'), 'expected whole numbers'],
+    [tensor('"U8"', '[8]', long('9')), 'data_offsets'],
+    [tensor(`"${'F'.repeat(50_000)}"`, '[8]', '[0,8]'), 'unknown dtype'],
+    [`{"${'n'.repeat(50_000)}":[]}`, 'is not an object'],
+  ] as const) {
+    const path = file(header, 8);
+    const started = performance.now();
+    const { message } = await assertRejects(() => readSafetensorsHeader(path), 'ERR_FORMAT', word);
+    const tookMs = performance.now() - started;
+    assert.ok(tookMs < 1000, `${word}: ${tookMs} ms`);
+    assert.ok(message.length < 600, message.slice(0, 1000));
+  }
+  // A dimension of 0 makes a tensor empty, whatever the others are.
+  const empty = tensor('"U8"', '[4294967295,4294967295,4294967295,0]', '[0,0]');
+  assert.is((await readSafetensorsHeader(file(empty, 0))).tensors.get('a')?.byteLength, 0);
+});
+
+test('what the format does not name may be anything flat', async () => {
+  const extra = '{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8],"scale":-1.5e3,"note":"[[[[{{{{\\""}}';
+  assert.is((await readSafetensorsHeader(file(extra, 8))).tensors.size, 1);
 });
 
 function source(name: string, shape: number[], values: Float32Array): TensorSource {

@@ -2,7 +2,7 @@ import { stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { z } from 'zod';
 import { native, type NativeWeights, type WeightDType } from '../bindings.js';
-import { FileError, FormatError, messageOf, WeightsError } from '../errors.js';
+import { FileError, FormatError, messageOf, shortened, WeightsError } from '../errors.js';
 import { readJson } from './config.js';
 import { exists, fileState, type FileState } from './files.js';
 import { readSafetensorsHeader, type SafetensorsDType } from './safetensors.js';
@@ -181,7 +181,7 @@ export function matchWeights(
     if (!tensor) {
       missing.push(name);
     } else if (tensor.shape.length !== shape.length || tensor.shape.some((n, i) => n !== shape[i])) {
-      misshapen.push(`${name}: [${tensor.shape.join(', ')}], expected [${shape.join(', ')}]`);
+      misshapen.push(`${name}: [${shortened(tensor.shape.join(', '))}], expected [${shape.join(', ')}]`);
     } else if (!['F32', 'F16', 'BF16'].includes(tensor.dtype)) {
       misshapen.push(`${name}: ${tensor.dtype}, expected F32, F16 or BF16`);
     } else {
