@@ -1,10 +1,11 @@
-import { copyFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { native } from '../bindings.js';
 import { ArgumentError } from '../errors.js';
+import { writeFileAtomically } from '../io/atomic_file.js';
 import { clipVisionNames, matchWeights, openCheckpoint, registerWeights } from '../io/checkpoint.js';
 import { clipVisionConfigToJson, omniIdConfigToJson, parseOmniIdConfig, readJson } from '../io/config.js';
 import { isFile } from '../io/files.js';
+import { imageProcessorToJson } from '../io/image_processor.js';
 import { clipVisionWeights } from './clip_vision.js';
 import { ClipVisionEncoder, readClipFolder } from './clip_vision_encoder.js';
 import { OmniIdEncoder, omniIdWeights } from './omni_id_encoder.js';
@@ -42,7 +43,7 @@ export async function convertModel(
       await saveModel(out, weights, expected, omniIdConfigToJson(config), options);
       return kind;
     }
-    const { vision } = await readClipFolder(source);
+    const { vision, imageProcessor } = await readClipFolder(source);
     const expected = clipVisionWeights(vision);
     registerWeights(weights, matchWeights(clipVisionNames(await openCheckpoint(source)), expected, source));
     const config = {
@@ -51,8 +52,11 @@ export async function convertModel(
       ...clipVisionConfigToJson(vision),
     };
     await saveModel(out, weights, expected, config, options);
-    const processor = join(source, 'preprocessor_config.json');
-    if (await isFile(processor)) await copyFile(processor, join(out, 'preprocessor_config.json'));
+    // Also where the source has none: OpenCLIP's settings are in its config, and a file from before may be those of another model.
+    const processor = { image_processor_type: 'CLIPImageProcessor', ...imageProcessorToJson(imageProcessor) };
+    await writeFileAtomically(join(out, 'preprocessor_config.json'), (file) =>
+      file.writeFile(`${JSON.stringify(processor, null, 2)}\n`),
+    );
     return kind;
   } finally {
     weights.dispose();
