@@ -206,6 +206,19 @@ test('a photo that is not there is named, and the others are embedded', async ()
   assert.is(failed[0]?.photo, at('nowhere.png'));
 });
 
+test('a folder with more photos than the stack has room for', async () => {
+  // A tenth of the usual stack, so that a tenth of the photos do.
+  const many = at('many');
+  mkdirSync(many);
+  for (let i = 0; i < 14_000; i++) writeFileSync(join(many, `${i}.png`), '');
+  const options = ['--stack-size=100', cli, 'embed', many, '--weights', at('nowhere'), '--json'];
+  const ended = await runProgram(process.execPath, options);
+  assertEnded(ended, 1);
+  // All were listed: what fails is what comes next.
+  const { error } = JSON.parse(ended.stdout) as { error: { message: string } };
+  assert.match(error.message, at('nowhere'));
+});
+
 test('devices and threads that there are not', async () => {
   const options = ['embed', people, '--weights', weights];
   const usage = { exit: 2, code: 'ERR_INVALID_ARGUMENT' };

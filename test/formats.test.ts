@@ -1,10 +1,12 @@
 // The safetensors format: every kind of broken header, round trips, sharded checkpoints, and writing that leaves nothing half done.
+import { constants } from 'node:buffer';
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { openCheckpoint } from '../src/io/checkpoint.js';
+import { jsonTokens } from '../src/io/json_tokens.js';
 import { writeNpy } from '../src/io/npy.js';
 import { readSafetensors, readSafetensorsHeader } from '../src/io/safetensors.js';
 import { writeSafetensors, type TensorSource } from '../src/io/safetensors_writer.js';
@@ -226,6 +228,27 @@ test('npy files have NumPy’s form', async () => {
   assert.is(bytes.readFloatLE(10 + length + 4 * 5), 6);
   await writeNpy(path, new Float32Array([1]), [1]);
   assert.match(readFileSync(path, 'latin1'), "'shape': (1,)");
+});
+
+test('tokens as JSON are one document, in pieces that a string can hold', () => {
+  const data = new Float32Array([1, -0.5, 3.4028234663852886e38, 1e-45, 0.1, 7, 8, 9]);
+  const small = [...jsonTokens({ data, shape: [2, 2, 2], photos: [3, 1] }, ['a "b"', '名'])];
+  const row = (at: number): number[] => [...data.subarray(at, at + 2)];
+  assert.equal(JSON.parse(small.join('')), {
+    shape: [2, 2, 2],
+    identities: [
+      { name: 'a "b"', photos: 3, tokens: [row(0), row(2)] },
+      { name: '名', photos: 1, tokens: [row(4), row(6)] },
+    ],
+  });
+  const none = [...jsonTokens({ data: new Float32Array(0), shape: [0, 2, 2], photos: [] }, [])];
+  assert.equal(JSON.parse(none.join('')), { shape: [0, 2, 2], identities: [] });
+  // Long names stand for the tokens of a thousand identities: together they are longer than the longest string.
+  const names = Array<string>(600).fill('n'.repeat(1_000_000));
+  const large = { data: new Float32Array(600), shape: [600, 1, 1], photos: Array<number>(600).fill(1) };
+  let length = 0;
+  for (const piece of jsonTokens(large, names)) length += piece.length;
+  assert.ok(length > constants.MAX_STRING_LENGTH);
 });
 
 test.after(() => {

@@ -4,6 +4,7 @@ import { listPhotos, type Grouping } from '../data/photo_files.js';
 import { ArgumentError, FileError, messageOf, type ImageError } from '../errors.js';
 import { writeFileAtomically } from '../io/atomic_file.js';
 import { isFolder } from '../io/files.js';
+import { jsonTokens } from '../io/json_tokens.js';
 import { writeNpy } from '../io/npy.js';
 import { writeSafetensors } from '../io/safetensors_writer.js';
 import type { ComputeDType } from '../models/model.js';
@@ -39,27 +40,15 @@ function counted(n: number, one: string, many = `${one}s`): string {
   return `${n} ${n === 1 ? one : many}`;
 }
 
-async function writeTokens(
-  path: string,
-  { data, shape, photos }: IdentityTokens,
-  names: readonly string[],
-): Promise<void> {
+async function writeTokens(path: string, result: IdentityTokens, names: readonly string[]): Promise<void> {
+  const { data, shape, photos } = result;
   switch (endingOf(path)) {
     case '.npy':
       return writeNpy(path, data, shape);
-    case '.json': {
-      const [, tokens = 0, width = 0] = shape;
-      const rows = names.map((name, i) => ({
-        name,
-        photos: photos[i],
-        tokens: Array.from({ length: tokens }, (_, t) => [
-          ...data.subarray((i * tokens + t) * width, (i * tokens + t + 1) * width),
-        ]),
-      }));
-      return writeFileAtomically(path, (file) =>
-        file.writeFile(`${JSON.stringify({ shape, identities: rows })}\n`),
-      );
-    }
+    case '.json':
+      return writeFileAtomically(path, async (file) => {
+        for (const piece of jsonTokens(result, names)) await file.writeFile(piece);
+      });
     default: {
       const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
       const tensor = {
