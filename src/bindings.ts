@@ -1,7 +1,7 @@
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { AddonError } from './errors.js';
+import { AddonError, messageOf } from './errors.js';
 
 /** Element types of the engine; `i32` for offsets and row numbers only. */
 export type DType = 'f32' | 'bf16' | 'i32';
@@ -188,7 +188,7 @@ export function native(): NativeBinding {
         (forced
           ? `OMNI_ID_ADDON=${forced}`
           : `prebuilds/${process.platform}-${process.arch} and build/Release`) +
-        `: ${(cause instanceof Error ? cause.message : String(cause)).trim()}. ` +
+        `: ${messageOf(cause).trim()}. ` +
         'To compile it, install CMake 3.18 or newer and a C++20 compiler, then run "npm rebuild omni-id".',
       { cause },
     );

@@ -124,3 +124,19 @@ export class AddonError extends OmniIdError {
     super('ERR_ADDON', message, options);
   }
 }
+
+/**
+ * What an error says, for messages that quote it; anything can be thrown.
+ * @internal
+ */
+export function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
+/**
+ * A text that may come from a file, at a length that a message can hold.
+ * @internal
+ */
+export function shortened(text: string): string {
+  return text.length > 120 ? `${text.slice(0, 120)}… (${text.length} characters)` : text;
+}

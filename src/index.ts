@@ -1,8 +1,22 @@
-export * from './errors.js';
 export type { StepProfile } from './bindings.js';
+export {
+  AddonError,
+  ArgumentError,
+  ConfigError,
+  DeviceError,
+  DisposedError,
+  FileError,
+  FormatError,
+  ImageError,
+  NumericError,
+  OmniIdError,
+  WeightsError,
+  type ImageErrorCode,
+} from './errors.js';
 export type { DecodeOptions, Photo, RawImage } from './data/photo.js';
 export type { DeviceOptions } from './graph/session.js';
-export type { ClipVisionConfig, ImageProcessorConfig, OmniIdEncoderConfig } from './io/config.js';
+export type { ClipVisionConfig, OmniIdEncoderConfig } from './io/config.js';
+export type { ImageProcessorConfig } from './io/image_processor.js';
 export type { ClipVisionFeature } from './models/clip_vision.js';
 export {
   ClipVisionEncoder,

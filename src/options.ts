@@ -76,7 +76,11 @@ const decodeFields = {
 };
 
 const schemas = {
-  load: z.strictObject({ ...deviceFields, packedCache: oneOf('packedCache', ['use', 'write', 'ignore']) }),
+  load: z.strictObject({
+    ...deviceFields,
+    packedCache: oneOf('packedCache', ['use', 'write', 'ignore']),
+    signal,
+  }),
   create: z.strictObject({
     ...deviceFields,
     seed: wholeNumber(0, Number.MAX_SAFE_INTEGER),

@@ -8,6 +8,7 @@ import { ClipVisionEncoder, OmniIdEncoder, type WeightsError } from '../src/inde
 import { readSafetensors, readSafetensorsHeader } from '../src/io/safetensors.js';
 import { writeSafetensors } from '../src/io/safetensors_writer.js';
 import { convertModel } from '../src/models/convert.js';
+import { assertSameBits } from './support/assert_close.js';
 import { assertRejects } from './support/errors.js';
 import { golden, tensorOf } from './support/golden.js';
 
@@ -92,17 +93,25 @@ function openClip(prefix: string): Weights {
   return renamed;
 }
 
-const vision = clipConfig as Record<string, number>;
+const sizes = {
+  hidden: Number(clipConfig['hidden_size']),
+  intermediate: Number(clipConfig['intermediate_size']),
+  layers: Number(clipConfig['num_hidden_layers']),
+  heads: Number(clipConfig['num_attention_heads']),
+  image: Number(clipConfig['image_size']),
+  patch: Number(clipConfig['patch_size']),
+};
 const openClipConfig = {
   model_cfg: {
     embed_dim: 32,
     vision_cfg: {
-      image_size: vision['image_size'],
-      layers: vision['num_hidden_layers'],
-      width: vision['hidden_size'],
-      head_width: (vision['hidden_size'] ?? 0) / (vision['num_attention_heads'] ?? 1),
-      mlp_ratio: (vision['intermediate_size'] ?? 0) / (vision['hidden_size'] ?? 1),
-      patch_size: vision['patch_size'],
+      image_size: sizes.image,
+      layers: sizes.layers,
+      width: sizes.hidden,
+      head_width: sizes.hidden / sizes.heads,
+      // open_clip rounds the product down.
+      mlp_ratio: (sizes.intermediate + 0.5) / sizes.hidden,
+      patch_size: sizes.patch,
     },
     text_cfg: { context_length: 77 },
   },
@@ -111,7 +120,7 @@ const openClipConfig = {
 test('OpenCLIP, with and without its prefix', async () => {
   for (const prefix of ['visual.', '']) {
     const weights = openClip(prefix);
-    weights.set(`${prefix}proj`, zeros(vision['hidden_size'] ?? 0, 32));
+    weights.set(`${prefix}proj`, zeros(sizes.hidden, 32));
     if (prefix)
       for (const name of ['logit_scale', 'token_embedding.weight', 'transformer.resblocks.0.ln_1.weight'])
         weights.set(name, zeros(1));
@@ -121,10 +130,10 @@ test('OpenCLIP, with and without its prefix', async () => {
       'open_clip_model.safetensors',
       'open_clip_config.json',
     );
-    assert.equal(await features(folder), expected);
+    assertSameBits(await features(folder), expected, `OpenCLIP, prefix "${prefix}"`);
     const converted = join(root, `converted-${count++}`);
     await convertModel(folder, converted);
-    assert.equal(await features(converted), expected);
+    assertSameBits(await features(converted), expected, 'converted');
     const names = [...(await readSafetensorsHeader(join(converted, 'model.safetensors'))).tensors.keys()];
     assert.equal(names.sort(), [...original.keys()].sort());
   }
@@ -132,33 +141,36 @@ test('OpenCLIP, with and without its prefix', async () => {
 
 test('CLIPModel, CLIPVisionModelWithProjection, and names without the prefix', async () => {
   const projected: Weights = new Map(original).set('visual_projection.weight', zeros(8, 4));
-  assert.equal(
+  assertSameBits(
     await features(
       await save(projected, { ...clipConfig, architectures: ['CLIPVisionModelWithProjection'] }),
     ),
     expected,
+    'CLIPVisionModelWithProjection',
   );
   const whole: Weights = new Map(projected)
     .set('text_model.embeddings.token_embedding.weight', zeros(9, 4))
     .set('text_projection.weight', zeros(8, 4))
     .set('logit_scale', zeros())
     .set('vision_model.embeddings.position_ids', zeros(1, 17));
-  assert.equal(
+  assertSameBits(
     await features(await save(whole, { model_type: 'clip', text_config: {}, vision_config: clipConfig })),
     expected,
+    'CLIPModel',
   );
   const bare: Weights = new Map(
     [...original].map(([name, tensor]) => [name.replace('vision_model.', ''), tensor]),
   );
-  assert.equal(await features(await save(bare, clipConfig)), expected);
+  assertSameBits(await features(await save(bare, clipConfig)), expected, 'without the prefix');
 });
 
 test('missing, extra and misshapen weights, all at once', async () => {
   const weights: Weights = new Map(original);
   weights.delete('vision_model.post_layernorm.bias');
-  weights.delete('vision_model.encoder.layers.1.mlp.fc1.weight');
-  weights.set('vision_model.encoder.layers.99.mlp.fc1.weight', zeros(2));
-  weights.set('vision_model.pre_layrnorm.weight', zeros(3));
+  const fc1 = (layer: number): string => `vision_model.encoder.layers.${layer}.mlp.fc1.weight`;
+  weights.delete(fc1(sizes.layers - 1));
+  weights.set(fc1(sizes.layers), zeros(2));
+  weights.set('vision_model.pre_layrnorm.weight', zeros(sizes.hidden + 1));
   const folder = await save(weights, clipConfig);
   const error = (await assertRejects(
     () => ClipVisionEncoder.load(folder),
@@ -167,21 +179,19 @@ test('missing, extra and misshapen weights, all at once', async () => {
     'extra (1)',
     'misshapen (1)',
   )) as WeightsError;
-  assert.equal([...error.missing].sort(), [
-    'vision_model.encoder.layers.1.mlp.fc1.weight',
-    'vision_model.post_layernorm.bias',
-  ]);
-  assert.equal(error.extra, ['vision_model.encoder.layers.99.mlp.fc1.weight']);
-  assert.match(error.misshapen[0] ?? '', 'vision_model.pre_layrnorm.weight: [3], expected [');
+  assert.equal([...error.missing].sort(), [fc1(sizes.layers - 1), 'vision_model.post_layernorm.bias']);
+  assert.equal(error.extra, [fc1(sizes.layers)]);
+  const misshapen = `vision_model.pre_layrnorm.weight: [${sizes.hidden + 1}], expected [${sizes.hidden}]`;
+  assert.equal(error.misshapen, [misshapen]);
 });
 
 test('configs that are wrong, and configs that contradict the weights', async () => {
   const wrong: [Record<string, unknown>, string][] = [
     [{ hidden_size: 'big' }, 'hidden_size'],
-    [{ hidden_size: 65 }, 'multiple of num_attention_heads'],
+    [{ hidden_size: sizes.hidden + 1, num_attention_heads: sizes.hidden }, 'multiple of num_attention_heads'],
     [{ hidden_act: 'swish' }, 'hidden_act'],
     [{ patch_size: 0 }, 'patch_size'],
-    [{ image_size: 4 }, 'patch_size must not exceed'],
+    [{ patch_size: sizes.image + 1 }, 'patch_size must not exceed'],
     [{ layer_norm_eps: -1 }, 'layer_norm_eps'],
     [{ num_channels: 4 }, 'num_channels'],
     [{ num_hidden_layers: 1e9 }, 'num_hidden_layers'],
@@ -191,11 +201,11 @@ test('configs that are wrong, and configs that contradict the weights', async ()
     await assertRejects(() => ClipVisionEncoder.load(folder), 'ERR_CONFIG', 'config.json', word);
   }
   for (const change of [
-    { num_hidden_layers: 4 },
-    { num_hidden_layers: 1 },
-    { hidden_size: 32 },
-    { image_size: 70 },
-    { intermediate_size: 8 },
+    { num_hidden_layers: sizes.layers + 1 },
+    ...(sizes.layers > 1 ? [{ num_hidden_layers: sizes.layers - 1 }] : []),
+    { hidden_size: 2 * sizes.hidden },
+    { image_size: sizes.image + sizes.patch },
+    { intermediate_size: sizes.intermediate + 1 },
   ]) {
     const folder = await save(original, { ...clipConfig, ...change });
     await assertRejects(() => ClipVisionEncoder.load(folder), 'ERR_WEIGHTS');
@@ -215,21 +225,75 @@ test('the image processor of a folder', async () => {
   write({
     image_mean: [0.5, 0.4, 0.3],
     image_std: [0.2, 0.2, 0.2],
-    size: { shortest_edge: 64 },
-    crop_size: vision['image_size'],
+    size: { shortest_edge: sizes.image + 6 },
+    crop_size: sizes.image,
   });
   const model = await ClipVisionEncoder.load(folder);
   assert.equal(model.imageProcessor.mean, [0.5, 0.4, 0.3]);
-  assert.is(model.imageProcessor.shortestEdge, 64);
+  assert.is(model.imageProcessor.shortestEdge, sizes.image + 6);
+  model.dispose();
   for (const [json, word] of [
     [{ resample: 2 }, 'bicubic'],
-    [{ crop_size: 8 }, 'crop_size'],
+    [{ crop_size: sizes.image + 1 }, 'crop_size'],
+    [{ size: { height: sizes.image, width: sizes.image }, crop_size: sizes.image }, 'distorts'],
+    [{ size: { height: sizes.image, width: sizes.image } }, 'distorts'],
+    [{ size: { height: sizes.image, width: 2 * sizes.image } }, 'distorts'],
     [{ image_std: [0, 1, 1] }, 'image_std'],
   ] as const) {
     // prettier-ignore
     write(json);
     await assertRejects(() => ClipVisionEncoder.load(folder), 'ERR_CONFIG', word);
   }
+});
+
+test('the preprocessing of an OpenCLIP config', async () => {
+  const load = async (preprocess: object | undefined): Promise<ClipVisionEncoder> => {
+    const config = { ...openClipConfig, ...(preprocess && { preprocess_cfg: preprocess }) };
+    const folder = await save(
+      openClip('visual.'),
+      config,
+      'open_clip_model.safetensors',
+      'open_clip_config.json',
+    );
+    return ClipVisionEncoder.load(folder);
+  };
+  const mean = [0.5, 0.4, 0.3];
+  const std = [0.2, 0.25, 0.3];
+  using plain = await load(undefined);
+  // What open_clip writes; its size is the tower's, whatever the field says.
+  const whole = { size: 1, mode: 'RGB', mean, std, interpolation: 'bicubic', resize_mode: 'shortest', fill_color: 0 }; // prettier-ignore
+  using given = await load(whole);
+  assert.equal(given.imageProcessor, { ...plain.imageProcessor, mean, std });
+  using half = await load({ mean });
+  assert.equal(half.imageProcessor, { ...plain.imageProcessor, mean });
+  for (const [change, word] of [
+    [{ interpolation: 'bilinear' }, 'interpolation: only bicubic'],
+    [{ interpolation: 'random' }, 'interpolation: only bicubic'],
+    [{ resize_mode: 'squash' }, 'resize_mode: only shortest'],
+    [{ resize_mode: 'longest' }, 'resize_mode: only shortest'],
+    [{ mode: 'L' }, 'mode: only RGB'],
+    [{ mean: 0.5 }, 'mean'],
+    [{ std: [1, 0, 1] }, 'std: must be positive'],
+  ] as const) {
+    await assertRejects(
+      () => load({ ...whole, ...change }),
+      'ERR_CONFIG',
+      'open_clip_config.json',
+      `preprocess_cfg.${word}`,
+    );
+  }
+
+  // Converting keeps them, under the names of transformers.
+  const source = await save(
+    openClip('visual.'),
+    { ...openClipConfig, preprocess_cfg: whole },
+    'open_clip_model.safetensors',
+    'open_clip_config.json',
+  );
+  const converted = join(root, `converted-${count++}`);
+  await convertModel(source, converted);
+  using again = await ClipVisionEncoder.load(converted);
+  assert.equal(again.imageProcessor, given.imageProcessor);
 });
 
 test('an encoder that was saved is the same when it is loaded', async () => {
@@ -244,7 +308,7 @@ test('an encoder that was saved is the same when it is loaded', async () => {
     await using loaded = await OmniIdEncoder.load(folder, { dtype: 'f32' });
     assert.equal(loaded.config, encoder.config);
     const after = (await loaded.embed(input)).data;
-    if (dtype === 'f32') assert.equal(after, before);
+    if (dtype === 'f32') assertSameBits(after, before, 'saved as f32');
     else
       assert.ok(
         after.some((value, i) => value !== before[i]) &&
@@ -268,9 +332,9 @@ test('a new encoder on a given CLIP has its weights', async () => {
     { ...from.config, ...preset },
     { vision: clipFolder, dtype: 'f32', seed: 5 },
   );
-  assert.is(encoder.config.vision.imageSize, vision['image_size']);
+  assert.is(encoder.config.vision.imageSize, sizes.image);
   const pooled = await encoder.embedImages([photo], { feature: 'pooled' });
-  assert.equal(pooled.data, expected);
+  assertSameBits(pooled.data, expected, 'pooled features of the given CLIP');
   assert.equal((await encoder.embed([[photo, photo]])).shape, [1, 3, preset.width]);
 });
 

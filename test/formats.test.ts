@@ -1,10 +1,12 @@
 // The safetensors format: every kind of broken header, round trips, sharded checkpoints, and writing that leaves nothing half done.
+import { constants } from 'node:buffer';
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { openCheckpoint } from '../src/io/checkpoint.js';
+import { jsonTokens } from '../src/io/json_tokens.js';
 import { writeNpy } from '../src/io/npy.js';
 import { readSafetensors, readSafetensorsHeader } from '../src/io/safetensors.js';
 import { writeSafetensors, type TensorSource } from '../src/io/safetensors_writer.js';
@@ -47,8 +49,8 @@ const broken: [what: string, header: string | Uint8Array, dataBytes: number, wor
   ['a dtype that is a property of objects', tensor('"toString"', '[2]', '[0,8]'), 8, '"toString"'],
   ['a dtype that is no text', tensor('7', '[2]', '[0,8]'), 8, 'dtype 7'],
   ['no dtype', '{"a":{"shape":[2],"data_offsets":[0,8]}}', 8, 'dtype'],
-  ['a negative shape', tensor('"F32"', '[-2]', '[0,8]'), 8, 'shape [-2]'],
-  ['a fractional shape', tensor('"F32"', '[0.5]', '[0,8]'), 8, 'shape [0.5]'],
+  ['a negative shape', tensor('"F32"', '[-2]', '[0,8]'), 8, '"-2" in its shape'],
+  ['a fractional shape', tensor('"F32"', '[0.5]', '[0,8]'), 8, '"0.5" in its shape'],
   ['a shape that is no array', tensor('"F32"', '2', '[0,8]'), 8, 'shape 2'],
   ['a shape that overflows', tensor('"F32"', '[4294967296,4294967296,4294967296]', '[0,8]'), 8, 'needs'],
   ['a number too large to be exact', tensor('"F32"', '[9007199254740993]', '[0,8]'), 8, 'shape'],
@@ -61,7 +63,16 @@ const broken: [what: string, header: string | Uint8Array, dataBytes: number, wor
   ['an overlap', '{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[5],"data_offsets":[3,8]}}', 8, 'overlap'],
   ['a gap at the start', tensor('"U8"', '[4]', '[4,8]'), 8, 'gap'],
   ['bytes that belong to no tensor', `{${a}}`, 9, '1 bytes after the last tensor'],
-  ['half bytes', tensor('"F4"', '[3]', '[0,2]'), 2, 'needs'],
+  ['half bytes', tensor('"F4"', '[3]', '[0,2]'), 2, 'needs 12 bits'],
+  ['a shape in decimals', tensor('"F32"', '[2.0]', '[0,8]'), 8, '"2.0" in its shape'],
+  ['a shape with an exponent', tensor('"F32"', '[2e0]', '[0,8]'), 8, '"2e0" in its shape'],
+  ['a shape of minus nothing', tensor('"F32"', '[-0]', '[0,0]'), 0, '"-0" in its shape'],
+  ['offsets in decimals', tensor('"F32"', '[2]', '[0.0,8]'), 8, '"0.0" in its data_offsets'],
+  ['offsets with an exponent', tensor('"F32"', '[2]', '[0,8e0]'), 8, '"8e0" in its data_offsets'],
+  ['arrays in arrays', tensor('"F32"', '['.repeat(20_000) + ']'.repeat(20_000), '[0,8]'), 8, 'nested deeper than 3'],
+  ['objects in objects', tensor('"F32"', '{"a":'.repeat(20_000) + '1' + '}'.repeat(20_000), '[0,8]'), 8, 'nested deeper than 3'],
+  ['arrays that never end', `{"a":${'['.repeat(20_000)}`, 8, 'nested deeper than 3'],
+  ['nesting in metadata', `{"__metadata__":{"x":[[0]]},${a}}`, 8, 'nested deeper than 3'],
 ]; // prettier-ignore
 
 test('every kind of broken header is an ERR_FORMAT that says what is wrong', async () => {
@@ -97,6 +108,33 @@ test('headers that are unusual and right', async () => {
   const header = await readSafetensorsHeader(file(empty, 8));
   assert.equal([...header.tensors.keys()], ['a', 'b']);
   assert.is(header.metadata.get('format'), 'pt');
+});
+
+test('long shapes and long names neither take long nor make long messages', async () => {
+  const long = (n: string): string => `[${Array(50_000).fill(n).join()}]`;
+  for (const [header, word] of [
+    [tensor('"U8"', long('4294967295'), '[0,8]'), 'needs more than any file has'],
+    [tensor('"U8"', long('1'), '[0,8]'), 'needs 1 bytes'],
+    [tensor('"U8"', long('"x"'), '[0,8]'), 'expected whole numbers'],
+    [tensor('"U8"', '[8]', long('9')), 'data_offsets'],
+    [tensor(`"${'F'.repeat(50_000)}"`, '[8]', '[0,8]'), 'unknown dtype'],
+    [`{"${'n'.repeat(50_000)}":[]}`, 'is not an object'],
+  ] as const) {
+    const path = file(header, 8);
+    const started = performance.now();
+    const { message } = await assertRejects(() => readSafetensorsHeader(path), 'ERR_FORMAT', word);
+    const tookMs = performance.now() - started;
+    assert.ok(tookMs < 1000, `${word}: ${tookMs} ms`);
+    assert.ok(message.length < 600, message.slice(0, 1000));
+  }
+  // A dimension of 0 makes a tensor empty, whatever the others are.
+  const empty = tensor('"U8"', '[4294967295,4294967295,4294967295,0]', '[0,0]');
+  assert.is((await readSafetensorsHeader(file(empty, 0))).tensors.get('a')?.byteLength, 0);
+});
+
+test('what the format does not name may be anything flat', async () => {
+  const extra = '{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8],"scale":-1.5e3,"note":"[[[[{{{{\\""}}';
+  assert.is((await readSafetensorsHeader(file(extra, 8))).tensors.size, 1);
 });
 
 function source(name: string, shape: number[], values: Float32Array): TensorSource {
@@ -190,6 +228,27 @@ test('npy files have NumPy’s form', async () => {
   assert.is(bytes.readFloatLE(10 + length + 4 * 5), 6);
   await writeNpy(path, new Float32Array([1]), [1]);
   assert.match(readFileSync(path, 'latin1'), "'shape': (1,)");
+});
+
+test('tokens as JSON are one document, in pieces that a string can hold', () => {
+  const data = new Float32Array([1, -0.5, 3.4028234663852886e38, 1e-45, 0.1, 7, 8, 9]);
+  const small = [...jsonTokens({ data, shape: [2, 2, 2], photos: [3, 1] }, ['a "b"', '名'])];
+  const row = (at: number): number[] => [...data.subarray(at, at + 2)];
+  assert.equal(JSON.parse(small.join('')), {
+    shape: [2, 2, 2],
+    identities: [
+      { name: 'a "b"', photos: 3, tokens: [row(0), row(2)] },
+      { name: '名', photos: 1, tokens: [row(4), row(6)] },
+    ],
+  });
+  const none = [...jsonTokens({ data: new Float32Array(0), shape: [0, 2, 2], photos: [] }, [])];
+  assert.equal(JSON.parse(none.join('')), { shape: [0, 2, 2], identities: [] });
+  // Long names stand for the tokens of a thousand identities: together they are longer than the longest string.
+  const names = Array<string>(600).fill('n'.repeat(1_000_000));
+  const large = { data: new Float32Array(600), shape: [600, 1, 1], photos: Array<number>(600).fill(1) };
+  let length = 0;
+  for (const piece of jsonTokens(large, names)) length += piece.length;
+  assert.ok(length > constants.MAX_STRING_LENGTH);
 });
 
 test.after(() => {

@@ -5,7 +5,7 @@ import { test } from 'uvu';
 import { native } from '../src/bindings.js';
 import { decodePhoto } from '../src/data/photo.js';
 import { openDevice } from '../src/graph/session.js';
-import { defaultImageProcessor } from '../src/io/config.js';
+import { defaultImageProcessor } from '../src/io/image_processor.js';
 import { golden, tensorOf } from './support/golden.js';
 
 test('clip_preprocess equals Pillow to the bit', async () => {

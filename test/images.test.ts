@@ -1,5 +1,5 @@
 // Decoding: every format and kind of pixel that sharp reads becomes 8-bit RGB; what is no image is a typed error.
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
@@ -206,7 +206,6 @@ test('paths and URLs', async () => {
 });
 
 test('listing photos', async () => {
-  const { mkdirSync } = await import('node:fs');
   const root = join(scratch, 'people');
   for (const name of ['b/10.jpg', 'b/9.JPG', 'a/x.png', 'a/deep/y.webp', 'a/notes.txt', 'a/.hidden.png']) {
     mkdirSync(join(root, name, '..'), { recursive: true });
@@ -220,9 +219,47 @@ test('listing photos', async () => {
   assert.equal(groups[2]?.photos, [join(root, 'b/9.JPG'), join(root, 'b/10.jpg')]);
   assert.is((await listPhotos([root], 'file')).length, 4);
   assert.is((await listPhotos([root], 'all'))[0]?.photos.length, 4);
-  await assertRejects(() => listPhotos([join(root, 'nowhere')], 'all'), 'ERR_FILE', 'nowhere');
+  // What is not there is a photo that cannot be used: found out, and reported, with the others.
+  const nowhere = join(root, 'nowhere');
+  assert.equal(await listPhotos([nowhere, join(root, 'b')], 'file'), [
+    { name: nowhere, photos: [nowhere] },
+    { name: join(root, 'b/9.JPG'), photos: [join(root, 'b/9.JPG')] },
+    { name: join(root, 'b/10.jpg'), photos: [join(root, 'b/10.jpg')] },
+  ]);
   mkdirSync(join(scratch, 'bare'));
   await assertRejects(() => listPhotos([join(scratch, 'bare')], 'all'), 'ERR_INVALID_ARGUMENT', 'no photos');
+});
+
+test('two folders of one name have their paths as names', async () => {
+  const root = join(scratch, 'namesakes');
+  const names = ['x/same/1.png', 'y/same/1.png', 'y/other/1.png'];
+  for (const name of names) {
+    mkdirSync(join(root, name, '..'), { recursive: true });
+    writeFileSync(join(root, name), '');
+  }
+  const groups = await listPhotos([root], 'folder');
+  assert.equal(
+    groups.map(({ name }) => name),
+    [join(root, 'x/same'), 'other', join(root, 'y/same')],
+  );
+});
+
+test('tens of thousands of photos, of one identity or of as many', async () => {
+  // None of them is there, which listing does not mind.
+  const count = 60_000;
+  for (const [identities, path] of [
+    [1, (i: number) => join(scratch, 'nobody', `${i}.png`)],
+    [count, (i: number) => join(scratch, `person ${i}`, 'photo.png')],
+  ] as const) {
+    const paths = Array.from({ length: count }, (_, i) => path(i));
+    const started = performance.now();
+    const groups = await listPhotos(paths, 'folder');
+    const tookMs = performance.now() - started;
+    assert.is(groups.length, identities);
+    assert.is(groups.at(-1)?.photos.at(-1), paths.at(-1));
+    // In time that grows with the square, this takes half a minute.
+    assert.ok(tookMs < 8000, `${identities} identities: ${tookMs} ms`);
+  }
 });
 
 test.after(() => {

@@ -1,8 +1,10 @@
-import { access, constants, stat } from 'node:fs/promises';
+import { access, constants } from 'node:fs/promises';
 import { dirname, extname, resolve } from 'node:path';
 import { listPhotos, type Grouping } from '../data/photo_files.js';
-import { ArgumentError, FileError, type ImageError } from '../errors.js';
+import { ArgumentError, FileError, messageOf, type ImageError } from '../errors.js';
 import { writeFileAtomically } from '../io/atomic_file.js';
+import { isFolder } from '../io/files.js';
+import { jsonTokens } from '../io/json_tokens.js';
 import { writeNpy } from '../io/npy.js';
 import { writeSafetensors } from '../io/safetensors_writer.js';
 import type { ComputeDType } from '../models/model.js';
@@ -27,42 +29,26 @@ async function checkOutput(path: string): Promise<void> {
   if (!endings.includes(endingOf(path)))
     throw new ArgumentError(`--out ${path}: expected a name ending in ${endings.join(', ')}`);
   await access(dirname(resolve(path)), constants.W_OK).catch((error: unknown) => {
-    throw new FileError(`--out ${path}: ${error instanceof Error ? error.message : String(error)}`, {
+    throw new FileError(`--out ${path}: ${messageOf(error)}`, {
       cause: error,
     });
   });
-  const isFolder = await stat(path).then(
-    (status) => status.isDirectory(),
-    () => false,
-  );
-  if (isFolder) throw new FileError(`--out ${path}: this is a folder, expected a file to write`);
+  if (await isFolder(path)) throw new FileError(`--out ${path}: this is a folder, expected a file to write`);
 }
 
 function counted(n: number, one: string, many = `${one}s`): string {
   return `${n} ${n === 1 ? one : many}`;
 }
 
-async function writeTokens(
-  path: string,
-  { data, shape, photos }: IdentityTokens,
-  names: readonly string[],
-): Promise<void> {
+async function writeTokens(path: string, result: IdentityTokens, names: readonly string[]): Promise<void> {
+  const { data, shape, photos } = result;
   switch (endingOf(path)) {
     case '.npy':
       return writeNpy(path, data, shape);
-    case '.json': {
-      const [, tokens = 0, width = 0] = shape;
-      const rows = names.map((name, i) => ({
-        name,
-        photos: photos[i],
-        tokens: Array.from({ length: tokens }, (_, t) => [
-          ...data.subarray((i * tokens + t) * width, (i * tokens + t + 1) * width),
-        ]),
-      }));
-      return writeFileAtomically(path, (file) =>
-        file.writeFile(`${JSON.stringify({ shape, identities: rows })}\n`),
-      );
-    }
+    case '.json':
+      return writeFileAtomically(path, async (file) => {
+        for (const piece of jsonTokens(result, names)) await file.writeFile(piece);
+      });
     default: {
       const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
       const tensor = {

@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
-import { ArgumentError, OmniIdError } from '../errors.js';
+import { ArgumentError, messageOf, OmniIdError } from '../errors.js';
 import { embed, type EmbedCommand } from './embed.js';
 import { convert, info, init } from './models.js';
 import { exitCodes, Interrupted, printJson, warn } from './output.js';
@@ -132,7 +132,7 @@ function report(error: unknown): number {
   }
   const interrupted = error instanceof Interrupted;
   const code = interrupted ? 'ERR_INTERRUPTED' : error instanceof OmniIdError ? error.code : 'ERR_INTERNAL';
-  const message = error instanceof Error ? error.message : String(error);
+  const message = messageOf(error);
   if (process.argv.includes('--json')) printJson({ error: { code, message } });
   else
     warn(

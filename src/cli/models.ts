@@ -1,9 +1,9 @@
-import { stat } from 'node:fs/promises';
 import { availableParallelism, freemem, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { native } from '../bindings.js';
 import { ArgumentError, FileError } from '../errors.js';
 import { openDevice } from '../graph/session.js';
+import { exists } from '../io/files.js';
 import { checkPackDtype, convertModel, packModel } from '../models/convert.js';
 import { OmniIdEncoder } from '../models/omni_id_encoder.js';
 import { presets, type PresetName } from '../models/presets.js';
@@ -13,11 +13,8 @@ import { exitCodes, interruptSignal, printJson, progressBar } from './output.js'
 /** A model is not replaced by accident: it may have taken days to train. */
 async function checkFree(folder: string, force: boolean): Promise<void> {
   for (const name of ['config.json', 'model.safetensors']) {
-    const there = await stat(join(folder, name)).then(
-      () => true,
-      () => false,
-    );
-    if (there && !force) throw new FileError(`${folder} already holds ${name}: --force replaces it`);
+    if (!force && (await exists(join(folder, name))))
+      throw new FileError(`${folder} already holds ${name}: --force replaces it`);
   }
 }
 
@@ -58,7 +55,7 @@ export async function init(
 /** `omni-id convert`: another element type, Hugging Face names, or a packed cache. */
 export async function convert(
   folder: string,
-  options: { out?: string; dtype?: string; pack?: boolean; force?: boolean; json?: boolean },
+  options: { out?: string; dtype?: SaveDType; pack?: boolean; force?: boolean; json?: boolean },
 ): Promise<number> {
   const signal = interruptSignal();
   if (options.out === undefined && options.pack !== true) {
@@ -68,14 +65,10 @@ export async function convert(
   }
   let kind: string | undefined;
   if (options.out !== undefined) {
-    const dtype = options.dtype ?? 'f32';
-    if (dtype !== 'f32' && dtype !== 'f16' && dtype !== 'bf16') {
-      throw new ArgumentError(`unknown dtype ${JSON.stringify(dtype)}: expected f32, f16 or bf16`);
-    }
     await checkFree(options.out, options.force === true);
     const bar = progressBar('writing');
     kind = await convertModel(folder, options.out, {
-      dtype,
+      dtype: options.dtype,
       signal,
       onProgress: ({ bytesDone, bytesTotal }) => {
         bar.update(Math.round(bytesDone / 1e6), Math.round(bytesTotal / 1e6));
@@ -88,7 +81,7 @@ export async function convert(
   if (packed !== undefined) {
     const dtype = options.out === undefined ? (options.dtype ?? 'bf16') : 'bf16';
     checkPackDtype(dtype);
-    await packModel(packed, dtype);
+    await packModel(packed, dtype, signal);
   }
   if (options.json === true) printJson({ source: folder, out: options.out, kind, packed });
   else {

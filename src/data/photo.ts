@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import sharp from 'sharp';
-import { ArgumentError, ImageError, OmniIdError } from '../errors.js';
+import { ArgumentError, ImageError, messageOf, OmniIdError } from '../errors.js';
 import { describe, mostPixels } from '../options.js';
 
 /** Decoded pixels: rows of interleaved 8-bit RGB. */
@@ -122,7 +122,7 @@ async function bytesOf(
       cause instanceof Error && 'code' in cause && (cause.code === 'ENOENT' || cause.code === 'ENOTDIR');
     throw new ImageError(
       missing ? 'ERR_IMAGE_NOT_FOUND' : 'ERR_IMAGE_UNREADABLE',
-      `${name}: ${missing ? `there is no such file${hint}` : cause instanceof Error ? cause.message : String(cause)}`,
+      `${name}: ${missing ? `there is no such file${hint}` : messageOf(cause)}`,
       { cause, ...position },
     );
   }
@@ -180,7 +180,7 @@ export async function decodePhoto(
   } catch (cause) {
     if (cause instanceof OmniIdError) throw cause;
     // libvips keeps one error text for all threads: further lines may be of other photos.
-    const [reason] = (cause instanceof Error ? cause.message : String(cause)).split('\n');
+    const [reason] = messageOf(cause).split('\n');
     throw new ImageError('ERR_IMAGE_UNREADABLE', `${name}: not an image that can be decoded (${reason})`, {
       cause,
       ...position,

@@ -1,6 +1,7 @@
 import { readdir, stat } from 'node:fs/promises';
 import { basename, dirname, extname, join, resolve } from 'node:path';
-import { ArgumentError, FileError } from '../errors.js';
+import { ArgumentError, FileError, messageOf } from '../errors.js';
+import { isFolder } from '../io/files.js';
 
 /** File name endings that are taken for photos when a folder is listed. */
 const photoEndings = new Set(['.jpg', '.jpeg', '.png', '.webp', '.avif', '.tif', '.tiff', '.gif']);
@@ -16,18 +17,37 @@ export interface PhotoGroup {
 
 const naturalOrder = new Intl.Collator('en', { numeric: true }).compare;
 
-/** Photos in a folder and its subfolders, in natural order. Hidden files are left out. */
-async function photosUnder(folder: string): Promise<string[]> {
+/** Adds the photos in a folder and its subfolders to `photos`, in natural order. Hidden files are left out. */
+async function addPhotosUnder(folder: string, photos: string[]): Promise<void> {
   const entries = await readdir(folder, { withFileTypes: true });
-  const photos: string[] = [];
   for (const entry of entries.sort((a, b) => naturalOrder(a.name, b.name))) {
     if (entry.name.startsWith('.')) continue;
     const path = join(folder, entry.name);
     const status = entry.isSymbolicLink() ? await stat(path).catch(() => undefined) : entry;
-    if (status?.isDirectory() === true && !entry.isSymbolicLink()) photos.push(...(await photosUnder(path)));
+    if (status?.isDirectory() === true && !entry.isSymbolicLink()) await addPhotosUnder(path, photos);
     else if (status?.isFile() === true && photoEndings.has(extname(path).toLowerCase())) photos.push(path);
   }
-  return photos;
+}
+
+/** The photos in each folder as an identity, named like the folder, or by its whole path where two have the same name. */
+function groupByFolder(photos: readonly string[]): PhotoGroup[] {
+  const folders = new Map<string, string[]>();
+  const uses = new Map<string, number>();
+  for (const photo of photos) {
+    const folder = dirname(resolve(photo));
+    const members = folders.get(folder);
+    if (members) {
+      members.push(photo);
+      continue;
+    }
+    folders.set(folder, [photo]);
+    const name = basename(folder);
+    uses.set(name, (uses.get(name) ?? 0) + 1);
+  }
+  return Array.from(folders, ([folder, members]) => {
+    const name = basename(folder);
+    return { name: (uses.get(name) ?? 0) > 1 ? folder : name, photos: members };
+  });
 }
 
 /**
@@ -40,13 +60,10 @@ export async function listPhotos(paths: readonly string[], grouping: Grouping): 
   for (const path of paths) {
     try {
       // A path that is not there is a photo that cannot be used, found out with the others that cannot.
-      const isFolder = await stat(path).then(
-        (status) => status.isDirectory(),
-        () => false,
-      );
-      photos.push(...(isFolder ? await photosUnder(path) : [path]));
+      if (await isFolder(path)) await addPhotosUnder(path, photos);
+      else photos.push(path);
     } catch (error) {
-      throw new FileError(`cannot read ${path}: ${error instanceof Error ? error.message : String(error)}`, {
+      throw new FileError(`cannot read ${path}: ${messageOf(error)}`, {
         cause: error,
       });
     }
@@ -58,15 +75,5 @@ export async function listPhotos(paths: readonly string[], grouping: Grouping): 
   }
   if (grouping === 'all') return [{ name: 'all', photos }];
   if (grouping === 'file') return photos.map((photo) => ({ name: photo, photos: [photo] }));
-  const folders = new Map<string, string[]>();
-  for (const photo of photos) {
-    const folder = dirname(resolve(photo));
-    folders.set(folder, [...(folders.get(folder) ?? []), photo]);
-  }
-  // The folder's own name, or its whole path where two have the same.
-  const names = [...folders.keys()].map((folder) => basename(folder));
-  return [...folders].map(([folder, members]) => {
-    const name = basename(folder);
-    return { name: names.filter((other) => other === name).length > 1 ? folder : name, photos: members };
-  });
+  return groupByFolder(photos);
 }

@@ -2,13 +2,16 @@ import { stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { z } from 'zod';
 import { native, type NativeWeights, type WeightDType } from '../bindings.js';
-import { FileError, FormatError, WeightsError } from '../errors.js';
+import { FileError, FormatError, messageOf, shortened, WeightsError } from '../errors.js';
 import { readJson } from './config.js';
+import { exists, fileState, type FileState } from './files.js';
 import { readSafetensorsHeader, type SafetensorsDType } from './safetensors.js';
 
 /** A tensor in a checkpoint: a slice of a file. */
 export interface StoredTensor {
   readonly file: string;
+  /** The file's, taken before anything of it was read. */
+  readonly fileState: FileState;
   readonly dtype: SafetensorsDType;
   readonly shape: readonly number[];
   readonly byteOffset: number;
@@ -26,17 +29,14 @@ const indexFiles = ['model.safetensors.index.json', 'open_clip_model.safetensors
 
 const shardIndex = z.object({ weight_map: z.record(z.string(), z.string()) });
 
-async function exists(path: string): Promise<boolean> {
-  return stat(path).then(
-    () => true,
-    () => false,
-  );
-}
-
 async function readFileTensors(file: string): Promise<Map<string, StoredTensor>> {
+  const state = await fileState(file);
   const { tensors } = await readSafetensorsHeader(file);
   return new Map(
-    [...tensors].map(([name, { dtype, shape, byteOffset }]) => [name, { file, dtype, shape, byteOffset }]),
+    [...tensors].map(([name, { dtype, shape, byteOffset }]) => [
+      name,
+      { file, fileState: state, dtype, shape, byteOffset },
+    ]),
   );
 }
 
@@ -67,7 +67,7 @@ async function readShards(folder: string, indexPath: string): Promise<Map<string
  */
 export async function openCheckpoint(path: string): Promise<Checkpoint> {
   const status = await stat(path).catch((error: unknown) => {
-    throw new FileError(`cannot read ${path}: ${error instanceof Error ? error.message : String(error)}`, {
+    throw new FileError(`cannot read ${path}: ${messageOf(error)}`, {
       cause: error,
     });
   });
@@ -183,7 +183,7 @@ export function matchWeights(
     if (!tensor) {
       missing.push(name);
     } else if (tensor.shape.length !== shape.length || tensor.shape.some((n, i) => n !== shape[i])) {
-      misshapen.push(`${name}: [${tensor.shape.join(', ')}], expected [${shape.join(', ')}]`);
+      misshapen.push(`${name}: [${shortened(tensor.shape.join(', '))}], expected [${shape.join(', ')}]`);
     } else if (!['F32', 'F16', 'BF16'].includes(tensor.dtype)) {
       misshapen.push(`${name}: ${tensor.dtype}, expected F32, F16 or BF16`);
     } else {

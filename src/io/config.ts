@@ -1,6 +1,14 @@
 import { readFile } from 'node:fs/promises';
 import { z } from 'zod';
-import { ConfigError, FileError } from '../errors.js';
+import { ConfigError, FileError, messageOf } from '../errors.js';
+import {
+  defaultImageProcessor,
+  imageProcessorToJson,
+  preprocessor,
+  processorFrom,
+  type ImageProcessorConfig,
+} from './image_processor.js';
+import { layers, parsed, size, triple } from './schema.js';
 
 /** CLIP's vision tower. The fields are those of transformers' `CLIPVisionConfig`. */
 export interface ClipVisionConfig {
@@ -20,17 +28,6 @@ export interface ClipVisionConfig {
   /** Exact GELU, or x·sigmoid(1.702 x), with which OpenAI's models were trained. */
   readonly hiddenAct: 'gelu' | 'quick_gelu';
   readonly layerNormEps: number;
-}
-
-/** How photos become pixels: Hugging Face's `CLIPImageProcessor`. */
-export interface ImageProcessorConfig {
-  /** Length that the shorter edge is resized to, in pixels. */
-  readonly shortestEdge: number;
-  /** Side of the centre crop, in pixels: the model's image size. */
-  readonly cropSize: number;
-  readonly rescaleFactor: number;
-  readonly mean: readonly [number, number, number];
-  readonly std: readonly [number, number, number];
 }
 
 /** The Omni-ID encoder: CLIP's vision tower and the head that turns the features of all photos into `tokens` tokens of `width`. */
@@ -53,10 +50,6 @@ export interface OmniIdEncoderConfig {
   /** Which of CLIP's hidden states the head reads. */
   readonly features: 'last_hidden_state' | 'penultimate';
 }
-
-/** Bounds that no real model reaches; they keep products of sizes far from overflow. */
-const size = z.number().int().min(1).max(1_000_000);
-const layers = z.number().int().min(0).max(10_000);
 
 /** Defaults are those of transformers' `CLIPVisionConfig`, which its `config.json` may leave out. */
 const hfVision = z
@@ -92,32 +85,6 @@ const openClip = z.object({
       no_ln_pre: z.literal(false, { error: 'towers without ln_pre are not supported' }).optional(),
     }),
   }),
-});
-
-const triple = z.tuple([z.number(), z.number(), z.number()]);
-
-const preprocessor = z.object({
-  do_resize: z.literal(true).default(true),
-  do_center_crop: z.literal(true).default(true),
-  do_rescale: z.literal(true).default(true),
-  do_normalize: z.literal(true).default(true),
-  resample: z.literal(3, { error: 'only bicubic (3) resampling is supported' }).default(3),
-  size: z
-    .union([
-      size.max(16_384),
-      z.object({ shortest_edge: size.max(16_384) }),
-      z.object({ height: size.max(16_384), width: size }),
-    ])
-    .optional(),
-  crop_size: z.union([size.max(16_384), z.object({ height: size.max(16_384), width: size })]).optional(),
-  rescale_factor: z
-    .number()
-    .positive()
-    .default(1 / 255),
-  image_mean: triple.optional(),
-  image_std: triple
-    .refine((std) => std.every((s) => s > 0), { error: 'image_std must be positive' })
-    .optional(),
 });
 
 const encoder = z
@@ -167,19 +134,6 @@ const givenConfig = z.strictObject({
 
 const omniId = z.object({ encoder, vision: hfVision, image_processor: preprocessor.optional() });
 
-/** OpenAI's CLIP normalisation. */
-const clipMean = [0.48145466, 0.4578275, 0.40821073] as const;
-const clipStd = [0.26862954, 0.26130258, 0.27577711] as const;
-
-function parsed<T extends z.ZodType>(schema: T, json: unknown, name: string): z.output<T> {
-  const result = schema.safeParse(json);
-  if (result.success) return result.data;
-  const problems = result.error.issues.map(
-    (issue) => `${issue.path.join('.') || 'the whole'}: ${issue.message}`,
-  );
-  throw new ConfigError(`${name} does not describe a model: ${problems.join('; ')}`);
-}
-
 function visionFrom(v: z.output<typeof hfVision>): ClipVisionConfig {
   return {
     hiddenSize: v.hidden_size,
@@ -192,61 +146,6 @@ function visionFrom(v: z.output<typeof hfVision>): ClipVisionConfig {
     hiddenAct: v.hidden_act,
     layerNormEps: v.layer_norm_eps,
   };
-}
-
-/** CLIPImageProcessor's defaults for a model of this image size. */
-export function defaultImageProcessor(imageSize: number): ImageProcessorConfig {
-  return {
-    shortestEdge: imageSize,
-    cropSize: imageSize,
-    rescaleFactor: 1 / 255,
-    mean: clipMean,
-    std: clipStd,
-  };
-}
-
-function processorFrom(
-  p: z.output<typeof preprocessor>,
-  imageSize: number,
-  name: string,
-): ImageProcessorConfig {
-  const side = (
-    value: number | { height: number; width: number } | { shortest_edge: number } | undefined,
-  ): number => {
-    if (value === undefined) return imageSize;
-    if (typeof value === 'number') return value;
-    if ('shortest_edge' in value) return value.shortest_edge;
-    if (value.height !== value.width)
-      throw new ConfigError(`${name}: sizes must be square, not ${value.height} × ${value.width}`);
-    return value.height;
-  };
-  const cropSize = side(p.crop_size);
-  if (cropSize !== imageSize) {
-    throw new ConfigError(`${name}: crop_size is ${cropSize}, but the model's image_size is ${imageSize}`);
-  }
-  if (
-    p.size !== undefined &&
-    typeof p.size === 'object' &&
-    'height' in p.size &&
-    p.crop_size !== undefined &&
-    p.size.height !== cropSize
-  ) {
-    throw new ConfigError(
-      `${name}: size has height and width, which would distort photos; expected shortest_edge`,
-    );
-  }
-  return {
-    shortestEdge: side(p.size),
-    cropSize,
-    rescaleFactor: p.rescale_factor,
-    mean: p.image_mean ?? clipMean,
-    std: p.image_std ?? clipStd,
-  };
-}
-
-/** @throws {ConfigError} `ERR_CONFIG` listing every problem */
-export function parseImageProcessor(json: unknown, imageSize: number, name: string): ImageProcessorConfig {
-  return processorFrom(parsed(preprocessor, json, name), imageSize, name);
 }
 
 /**
@@ -325,7 +224,6 @@ export function clipVisionConfigToJson(v: ClipVisionConfig): Record<string, unkn
 
 /** What {@link parseOmniIdConfig} reads. */
 export function omniIdConfigToJson(c: OmniIdEncoderConfig): Record<string, unknown> {
-  const p = c.imageProcessor;
   return {
     model_type: 'omni_id_encoder',
     encoder: {
@@ -339,14 +237,7 @@ export function omniIdConfigToJson(c: OmniIdEncoderConfig): Record<string, unkno
       features: c.features,
     },
     vision: clipVisionConfigToJson(c.vision),
-    image_processor: {
-      size: { shortest_edge: p.shortestEdge },
-      crop_size: p.cropSize,
-      resample: 3,
-      rescale_factor: p.rescaleFactor,
-      image_mean: p.mean,
-      image_std: p.std,
-    },
+    image_processor: imageProcessorToJson(c.imageProcessor),
   };
 }
 
@@ -359,14 +250,14 @@ export async function readJson(path: string): Promise<unknown> {
   try {
     text = await readFile(path, 'utf8');
   } catch (error) {
-    throw new FileError(`cannot read ${path}: ${error instanceof Error ? error.message : String(error)}`, {
+    throw new FileError(`cannot read ${path}: ${messageOf(error)}`, {
       cause: error,
     });
   }
   try {
     return JSON.parse(text) as unknown;
   } catch (error) {
-    throw new ConfigError(`${path} is not JSON: ${error instanceof Error ? error.message : String(error)}`, {
+    throw new ConfigError(`${path} is not JSON: ${messageOf(error)}`, {
       cause: error,
     });
   }

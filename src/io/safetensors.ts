@@ -1,10 +1,10 @@
 import { open, stat, type FileHandle } from 'node:fs/promises';
 import { visit, type JSONVisitor } from 'jsonc-parser';
-import { FileError, FormatError } from '../errors.js';
+import { FileError, FormatError, messageOf, shortened } from '../errors.js';
 
 /**
  * The safetensors format: 8 bytes little-endian header length, a JSON header, the tensors' bytes. The checks are those of the reference
- * implementation (huggingface/safetensors, safetensors/src/tensor.rs), and duplicate keys besides, which JSON parsers let pass.
+ * implementation (huggingface/safetensors, safetensors/src/tensor.rs), and duplicate keys and deep nesting besides, which JSON parsers let pass.
  */
 
 /** Bits of an element of every dtype of the format. */
@@ -32,8 +32,36 @@ export interface SafetensorsHeader {
 /** The reference implementation's limit. */
 const largestHeader = 100_000_000;
 
-/** Throws unless no object in the JSON text has the same key twice and the text is strict JSON. */
-function checkKeys(text: string, fail: (why: string) => never): void {
+/** The header, a tensor's entry, its shape. Recursive readers of JSON run out of stack on some thousands. */
+const deepest = 3;
+
+/** Throws when brackets outside of strings are nested deeper than the format has any use for. */
+function checkDepth(text: string, fail: (why: string) => never): void {
+  let depth = 0;
+  let inString = false;
+  for (let i = 0; i < text.length; i++) {
+    const char = text[i];
+    if (inString) {
+      if (char === '\\') i++;
+      else if (char === '"') inString = false;
+    } else if (char === '"') {
+      inString = true;
+    } else if (char === '{' || char === '[') {
+      if (++depth > deepest) fail(`the header is nested deeper than ${deepest} levels`);
+    } else if (char === '}' || char === ']') {
+      depth--;
+    }
+  }
+}
+
+const shown = (value: unknown): string =>
+  value === undefined ? 'undefined' : shortened(JSON.stringify(value));
+
+/**
+ * Throws unless the text is strict JSON, no object in it has the same key twice, and sizes are written as whole numbers: the reference reads
+ * `usize`, for which 2.0, 8e0 and -0 are none.
+ */
+function checkText(text: string, fail: (why: string) => never): void {
   const open: Set<string>[] = [];
   let problem: string | undefined;
   const visitor: JSONVisitor = {
@@ -41,8 +69,16 @@ function checkKeys(text: string, fail: (why: string) => never): void {
     onObjectEnd: () => void open.pop(),
     onObjectProperty: (name) => {
       const keys = open.at(-1);
-      if (keys?.has(name)) problem ??= `the key ${JSON.stringify(name)} occurs twice`;
+      if (keys?.has(name)) problem ??= `the key ${shown(name)} occurs twice`;
       keys?.add(name);
+    },
+    onLiteralValue: (value, offset, length, _line, _character, path) => {
+      if (typeof value !== 'number' || problem !== undefined) return;
+      const written = text.slice(offset, offset + length);
+      if (/^\d+$/.test(written)) return;
+      const [tensor, field] = path();
+      if (field === 'shape' || field === 'data_offsets')
+        problem = `tensor ${shown(tensor)} has ${shown(written)} in its ${field}, expected whole numbers`;
     },
     onError: () => void (problem ??= 'the header is not valid JSON'),
   };
@@ -56,6 +92,17 @@ function isObject(value: unknown): value is Record<string, unknown> {
 
 function isSize(value: unknown): value is number {
   return typeof value === 'number' && Number.isSafeInteger(value) && value >= 0;
+}
+
+/** Size of a tensor, or Infinity from where numbers do not hold it exactly, far beyond any file. */
+function bitsOf(dtype: SafetensorsDType, shape: readonly number[]): number {
+  if (shape.includes(0)) return 0;
+  let bits: number = dtypeBits[dtype];
+  for (const n of shape) {
+    bits *= n;
+    if (bits > Number.MAX_SAFE_INTEGER) return Infinity;
+  }
+  return bits;
 }
 
 /**
@@ -81,12 +128,13 @@ export function parseSafetensorsHeader(
     return fail('the header is not UTF-8');
   }
   if (!text.startsWith('{')) fail('the header does not begin with {');
+  checkDepth(text, fail);
   try {
     json = JSON.parse(text);
   } catch (error) {
-    return fail(`the header is not JSON (${error instanceof Error ? error.message : String(error)})`);
+    return fail(`the header is not JSON (${messageOf(error)})`);
   }
-  checkKeys(text, fail);
+  checkText(text, fail);
   if (!isObject(json)) return fail('the header is not an object');
 
   const dataBegin = 8 + header.byteLength;
@@ -97,34 +145,33 @@ export function parseSafetensorsHeader(
     if (key === '__metadata__') {
       if (!isObject(value)) return fail('__metadata__ is not an object');
       for (const [field, text] of Object.entries(value)) {
-        if (typeof text !== 'string') return fail(`__metadata__.${field} is not a string`);
+        if (typeof text !== 'string') return fail(`__metadata__.${shortened(field)} is not a string`);
         metadata.set(field, text);
       }
       continue;
     }
-    const tensor = `tensor ${JSON.stringify(key)}`;
+    const tensor = `tensor ${shown(key)}`;
     if (!isObject(value)) return fail(`${tensor} is not an object`);
     const { dtype, shape, data_offsets: offsets } = value;
     if (typeof dtype !== 'string' || !Object.hasOwn(dtypeBits, dtype)) {
-      return fail(`${tensor} has the unknown dtype ${JSON.stringify(dtype)}`);
+      return fail(`${tensor} has the unknown dtype ${shown(dtype)}`);
     }
     if (!Array.isArray(shape) || !shape.every(isSize)) {
-      return fail(`${tensor} has the shape ${JSON.stringify(shape)}, expected whole numbers`);
+      return fail(`${tensor} has the shape ${shown(shape)}, expected whole numbers`);
     }
     if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isSize)) {
-      return fail(`${tensor} has the data_offsets ${JSON.stringify(offsets)}, expected [begin, end]`);
+      return fail(`${tensor} has the data_offsets ${shown(offsets)}, expected [begin, end]`);
     }
     const [begin, end] = offsets as [number, number];
-    const bits = shape.reduce<bigint>(
-      (product, n) => product * BigInt(n),
-      BigInt(dtypeBits[dtype as SafetensorsDType]),
-    );
     if (begin > end || end > dataBytes) {
       return fail(`${tensor} lies at bytes ${begin} to ${end} of ${dataBytes}`);
     }
-    if (bits % 8n !== 0n || bits / 8n !== BigInt(end - begin)) {
+    const bits = bitsOf(dtype as SafetensorsDType, shape);
+    if (bits !== 8 * (end - begin)) {
+      const needed =
+        bits === Infinity ? 'more than any file has' : bits % 8 === 0 ? `${bits / 8} bytes` : `${bits} bits`;
       return fail(
-        `${tensor} of ${dtype} [${shape.join(', ')}] needs ${bits / 8n} bytes but has ${end - begin}`,
+        `${tensor} of ${dtype} [${shortened(shape.join(', '))}] needs ${needed} but has ${end - begin} bytes`,
       );
     }
     entries.push([
@@ -137,7 +184,7 @@ export function parseSafetensorsHeader(
   for (const [key, entry] of entries) {
     if (entry.byteOffset !== at) {
       return fail(
-        `tensor ${JSON.stringify(key)} ${entry.byteOffset < at ? 'overlaps the one before it' : 'leaves a gap before it'}`,
+        `tensor ${shown(key)} ${entry.byteOffset < at ? 'overlaps the one before it' : 'leaves a gap before it'}`,
       );
     }
     at += entry.byteLength;
@@ -163,7 +210,7 @@ async function withFile<T>(path: string, body: (file: FileHandle, bytes: number)
     return await body(file, size);
   } catch (error) {
     if (error instanceof FormatError) throw error;
-    throw new FileError(`cannot read ${path}: ${error instanceof Error ? error.message : String(error)}`, {
+    throw new FileError(`cannot read ${path}: ${messageOf(error)}`, {
       cause: error,
     });
   } finally {

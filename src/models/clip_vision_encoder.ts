@@ -1,4 +1,3 @@
-import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { checkPhoto, type DecodeOptions, type Photo } from '../data/photo.js';
 import { PhotoLoader, type PlacedPhoto } from '../data/photo_loader.js';
@@ -6,14 +5,14 @@ import { ArgumentError, FileError, NumericError, type ImageError } from '../erro
 import type { Session } from '../graph/session.js';
 import { checkFolder, checkOptions, describe } from '../options.js';
 import { clipVisionNames, matchWeights, openCheckpoint } from '../io/checkpoint.js';
+import { parseClipVisionConfig, readJson, type ClipVisionConfig } from '../io/config.js';
+import { isFile } from '../io/files.js';
 import {
   defaultImageProcessor,
-  parseClipVisionConfig,
   parseImageProcessor,
-  readJson,
-  type ClipVisionConfig,
+  parseOpenClipPreprocess,
   type ImageProcessorConfig,
-} from '../io/config.js';
+} from '../io/image_processor.js';
 import { clipVisionWeights, type ClipVisionFeature } from './clip_vision.js';
 import { loadWeights, Model, newSession, type ComputeDType, type LoadOptions } from './model.js';
 import { VisionPipeline } from './vision_pipeline.js';
@@ -108,19 +107,25 @@ export function checkPhotos(
 async function firstFile(folder: string, names: readonly string[]): Promise<string | undefined> {
   for (const name of names) {
     const path = join(folder, name);
-    if (await stat(path).then((s) => s.isFile(), () => false)) return path; // prettier-ignore
+    if (await isFile(path)) return path;
   }
   return undefined;
 }
 
-/** The config and image processor of a CLIP folder (Hugging Face or OpenCLIP). */
+/**
+ * The config and image processor of a CLIP folder (Hugging Face or OpenCLIP). Without settings for the processor, they are CLIP's own.
+ * @throws {FileError} `ERR_FILE`, {ConfigError} `ERR_CONFIG`
+ */
 export async function readClipFolder(
   folder: string,
 ): Promise<{ vision: ClipVisionConfig; imageProcessor: ImageProcessorConfig }> {
   const configPath = await firstFile(folder, ['config.json', 'open_clip_config.json']);
   if (configPath === undefined)
     throw new FileError(`${folder} has neither config.json nor open_clip_config.json`);
-  const vision = parseClipVisionConfig(await readJson(configPath), configPath);
+  const json = await readJson(configPath);
+  const vision = parseClipVisionConfig(json, configPath);
+  const openClip = parseOpenClipPreprocess(json, vision.imageSize, configPath);
+  if (openClip) return { vision, imageProcessor: openClip };
   const processorPath = await firstFile(folder, ['preprocessor_config.json']);
   const imageProcessor = processorPath
     ? parseImageProcessor(await readJson(processorPath), vision.imageSize, processorPath)

@@ -1,9 +1,11 @@
-import { copyFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { native } from '../bindings.js';
 import { ArgumentError } from '../errors.js';
+import { writeFileAtomically } from '../io/atomic_file.js';
 import { clipVisionNames, matchWeights, openCheckpoint, registerWeights } from '../io/checkpoint.js';
 import { clipVisionConfigToJson, omniIdConfigToJson, parseOmniIdConfig, readJson } from '../io/config.js';
+import { isFile } from '../io/files.js';
+import { imageProcessorToJson } from '../io/image_processor.js';
 import { clipVisionWeights } from './clip_vision.js';
 import { ClipVisionEncoder, readClipFolder } from './clip_vision_encoder.js';
 import { OmniIdEncoder, omniIdWeights } from './omni_id_encoder.js';
@@ -11,13 +13,6 @@ import { saveModel, type SaveOptions } from './save.js';
 
 /** What a folder holds: an Omni-ID encoder, or a CLIP model (Hugging Face's or OpenCLIP's). */
 export type FolderKind = 'omni-id' | 'clip';
-
-async function isFile(path: string): Promise<boolean> {
-  return stat(path).then(
-    (status) => status.isFile(),
-    () => false,
-  );
-}
 
 /** @throws {FileError} `ERR_FILE`, {ConfigError} `ERR_CONFIG` */
 export async function kindOf(folder: string): Promise<FolderKind> {
@@ -48,7 +43,7 @@ export async function convertModel(
       await saveModel(out, weights, expected, omniIdConfigToJson(config), options);
       return kind;
     }
-    const { vision } = await readClipFolder(source);
+    const { vision, imageProcessor } = await readClipFolder(source);
     const expected = clipVisionWeights(vision);
     registerWeights(weights, matchWeights(clipVisionNames(await openCheckpoint(source)), expected, source));
     const config = {
@@ -57,8 +52,11 @@ export async function convertModel(
       ...clipVisionConfigToJson(vision),
     };
     await saveModel(out, weights, expected, config, options);
-    const processor = join(source, 'preprocessor_config.json');
-    if (await isFile(processor)) await copyFile(processor, join(out, 'preprocessor_config.json'));
+    // Also where the source has none: OpenCLIP's settings are in its config, and a file from before may be those of another model.
+    const processor = { image_processor_type: 'CLIPImageProcessor', ...imageProcessorToJson(imageProcessor) };
+    await writeFileAtomically(join(out, 'preprocessor_config.json'), (file) =>
+      file.writeFile(`${JSON.stringify(processor, null, 2)}\n`),
+    );
     return kind;
   } finally {
     weights.dispose();
@@ -67,10 +65,10 @@ export async function convertModel(
 
 /**
  * Writes a folder's packed cache.
- * @throws what {@link OmniIdEncoder.load} throws
+ * @throws what {@link OmniIdEncoder.load} throws; the signal's reason when aborted, and no cache is left half written
  */
-export async function packModel(folder: string, dtype: 'f32' | 'bf16'): Promise<void> {
-  const options = { dtype, packedCache: 'write' } as const;
+export async function packModel(folder: string, dtype: 'f32' | 'bf16', signal?: AbortSignal): Promise<void> {
+  const options = { dtype, packedCache: 'write', signal } as const;
   const Encoder = (await kindOf(folder)) === 'omni-id' ? OmniIdEncoder : ClipVisionEncoder;
   const model = await Encoder.load(folder, options);
   model.dispose();

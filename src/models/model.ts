@@ -20,6 +20,11 @@ export interface LoadOptions extends ComputeOptions {
    * none, and fails when it cannot; `'ignore'` does neither. A bf16 cache takes 2 bytes a parameter on disk.
    */
   packedCache?: 'use' | 'write' | 'ignore' | undefined;
+  /**
+   * Stops loading: between its steps, and between pieces of a packed cache. The call rejects with the signal's reason, and no cache is left
+   * half written.
+   */
+  signal?: AbortSignal | undefined;
 }
 
 /**
@@ -27,23 +32,30 @@ export interface LoadOptions extends ComputeOptions {
  * @param source what of the folder's checkpoint the model reads
  * @param config what the layout of the weights depends on besides them
  * @param pack compiles the plans that read every weight
- * @throws {FileError} `ERR_FILE` when `packedCache` is `'write'` and the cache cannot be written
+ * @throws {FileError} `ERR_FILE` when `packedCache` is `'write'` and the cache cannot be written; the signal's reason when aborted
  */
 export async function loadWeights(
   session: Session,
   folder: string,
   source: ReadonlyMap<string, StoredTensor>,
   config: unknown,
-  { dtype = 'bf16', packedCache = 'use' }: LoadOptions,
+  { dtype = 'bf16', packedCache = 'use', signal }: LoadOptions,
   pack: () => Promise<void>,
 ): Promise<void> {
+  signal?.throwIfAborted();
   registerWeights(session.weights, source);
-  if (packedCache === 'ignore') return pack();
+  if (packedCache === 'ignore') {
+    await pack();
+    signal?.throwIfAborted();
+    return;
+  }
   const path = packedCachePath(folder, dtype);
-  const state = await mapPackedCache(path, session.weights, config, source);
+  const state = await mapPackedCache(path, session.weights, config, source, signal);
+  signal?.throwIfAborted();
   await pack();
+  signal?.throwIfAborted();
   if (state === 'used' || (state === 'absent' && packedCache === 'use')) return;
-  await writePackedCache(path, session.weights, config, source).catch((error: unknown) => {
+  await writePackedCache(path, session.weights, config, source, { signal }).catch((error: unknown) => {
     if (packedCache === 'write' || !(error instanceof FileError)) throw error;
   });
 }

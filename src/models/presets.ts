@@ -1,4 +1,5 @@
-import { defaultImageProcessor, type OmniIdEncoderConfig } from '../io/config.js';
+import type { OmniIdEncoderConfig } from '../io/config.js';
+import { defaultImageProcessor } from '../io/image_processor.js';
 
 const head = {
   mlpRatio: 4,

@@ -1,9 +1,10 @@
-import { mkdir, rmdir, stat } from 'node:fs/promises';
+import { mkdir, rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { NativeWeights } from '../bindings.js';
-import { FileError } from '../errors.js';
+import { FileError, messageOf } from '../errors.js';
 import { translated } from '../graph/session.js';
 import { writeFileAtomically } from '../io/atomic_file.js';
+import { isFolder } from '../io/files.js';
 import { writeSafetensors, type TensorSource } from '../io/safetensors_writer.js';
 
 /** Element types that weights can be saved in. */
@@ -33,15 +34,8 @@ export async function saveModel(
   const made = await mkdir(folder).then(
     () => true,
     async (error: unknown) => {
-      const isFolder = await stat(folder).then(
-        (status) => status.isDirectory(),
-        () => false,
-      );
-      if (isFolder) return false;
-      throw new FileError(
-        `cannot write to ${folder}: ${error instanceof Error ? error.message : String(error)}`,
-        { cause: error },
-      );
+      if (await isFolder(folder)) return false;
+      throw new FileError(`cannot write to ${folder}: ${messageOf(error)}`, { cause: error });
     },
   );
   const width = dtype === 'f32' ? 4 : 2;

@@ -4,7 +4,8 @@ import type { LoadedPhoto, PhotoLoader, PlacedPhoto } from '../data/photo_loader
 import { ImageError } from '../errors.js';
 import type { Graph } from '../graph/graph.js';
 import type { Session } from '../graph/session.js';
-import type { ClipVisionConfig, ImageProcessorConfig } from '../io/config.js';
+import type { ClipVisionConfig } from '../io/config.js';
+import type { ImageProcessorConfig } from '../io/image_processor.js';
 import { clipVisionGraph, tokensPerImage, type ClipVisionFeature } from './clip_vision.js';
 
 /** Tokens that one run of the vision tower works on: enough for the products to run at full speed, little enough to stay small. */

@@ -56,3 +56,17 @@ export function assertClose(
     `${what}: relative error ${error}, at most ${tolerance}; element ${at} is ${actual[at]}, expected ${expected[at]}`,
   );
 }
+
+/** Fails unless all bytes are the same: −0 is not 0, and a NaN is the one of the same bits. */
+export function assertSameBits(actual: Float32Array, expected: Float32Array, what: string): void {
+  if (actual.length !== expected.length)
+    throw new Error(`${what}: ${actual.length} values, expected ${expected.length}`);
+  const bits = ({ buffer, byteOffset, length }: Float32Array): Uint32Array =>
+    new Uint32Array(buffer, byteOffset, length);
+  const [a, b] = [bits(actual), bits(expected)];
+  const at = a.findIndex((word, i) => word !== b[i]);
+  if (at < 0) return;
+  const shown = (values: Float32Array, words: Uint32Array): string =>
+    `${Object.is(values[at], -0) ? '-0' : values[at]} (0x${(words[at] ?? 0).toString(16).padStart(8, '0')})`;
+  throw new Error(`${what}: element ${at} is ${shown(actual, a)}, expected ${shown(expected, b)}`);
+}

@@ -1,0 +1,52 @@
+import { stat } from 'node:fs/promises';
+import { FileError, messageOf } from '../errors.js';
+
+/** Whether there is anything at this path that can be reached. */
+export function exists(path: string): Promise<boolean> {
+  return stat(path).then(
+    () => true,
+    () => false,
+  );
+}
+
+export function isFile(path: string): Promise<boolean> {
+  return stat(path).then(
+    (status) => status.isFile(),
+    () => false,
+  );
+}
+
+export function isFolder(path: string): Promise<boolean> {
+  return stat(path).then(
+    (status) => status.isDirectory(),
+    () => false,
+  );
+}
+
+/** What tells one version of a file from another without reading it. Numbers of 64 bits, as text. */
+export interface FileState {
+  readonly inode: string;
+  readonly bytes: string;
+  readonly modifiedNs: string;
+  /** Of the last change to content, name or times; unlike the time of modification, no program can set it. */
+  readonly changedNs: string;
+}
+
+/** @throws {FileError} `ERR_FILE` */
+export async function fileState(path: string): Promise<FileState> {
+  const { ino, size, mtimeNs, ctimeNs } = await stat(path, { bigint: true }).catch((error: unknown) => {
+    throw new FileError(`cannot read ${path}: ${messageOf(error)}`, { cause: error });
+  });
+  return {
+    inode: String(ino),
+    bytes: String(size),
+    modifiedNs: String(mtimeNs),
+    changedNs: String(ctimeNs),
+  };
+}
+
+export function isSameState(a: FileState, b: FileState): boolean {
+  return (
+    a.inode === b.inode && a.bytes === b.bytes && a.modifiedNs === b.modifiedNs && a.changedNs === b.changedNs
+  );
+}
