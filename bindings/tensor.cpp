@@ -103,10 +103,8 @@ Napi::Value TensorObject::write(const Napi::CallbackInfo& info) {
     }
     const auto* bytes = static_cast<const std::byte*>(array.ArrayBuffer().Data()) + array.ByteOffset();
     if (floats) {
-      const auto* values = reinterpret_cast<const float*>(bytes);
-      for (int64_t i = 0; i < count; ++i) {
-        if (!std::isfinite(values[i])) return Napi::Number::New(info.Env(), static_cast<double>(i));
-      }
+      const int64_t bad = first_not_finite(reinterpret_cast<const float*>(bytes), count);
+      if (bad >= 0) return Napi::Number::New(info.Env(), static_cast<double>(bad));
     }
     if (tensor.type.dtype == DType::bf16) {
       const auto* values = reinterpret_cast<const float*>(bytes);

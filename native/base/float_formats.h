@@ -38,4 +38,20 @@ inline uint16_t f16_from_float(float value) {
   return static_cast<uint16_t>(sign | ((rounded - 0x38000000u) >> 13));
 }
 
+// The index of the first value that is infinite or NaN, or −1. Whole pieces are looked at without a branch, so that the
+// compiler uses vectors; a batch of pixels passes here on JavaScript's thread.
+inline int64_t first_not_finite(const float* values, int64_t count) {
+  constexpr int64_t kPiece = 1024;
+  constexpr uint32_t kExponent = 0x7f800000u;
+  for (int64_t begin = 0; begin < count; begin += kPiece) {
+    const int64_t end = begin + kPiece < count ? begin + kPiece : count;
+    uint32_t bad = 0;
+    for (int64_t i = begin; i < end; ++i) bad |= (std::bit_cast<uint32_t>(values[i]) & kExponent) == kExponent;
+    for (int64_t i = begin; bad && i < end; ++i) {
+      if ((std::bit_cast<uint32_t>(values[i]) & kExponent) == kExponent) return i;
+    }
+  }
+  return -1;
+}
+
 }  // namespace omni_id

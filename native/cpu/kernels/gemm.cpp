@@ -95,14 +95,29 @@ OMNI_ID_INLINE Vector activated(Vector x) {
   return x;
 }
 
+// Where row i of the product is written, and which row is added to it.
+OMNI_ID_INLINE int64_t out_row_of(const Gemm* g, int64_t i) {
+  return g->out_group ? i / g->out_group * (g->out_group + g->out_skip) + g->out_skip + i % g->out_group : i;
+}
+OMNI_ID_INLINE int64_t residual_row_of(const Gemm* g, int64_t out_row) {
+  return g->residual_period ? out_row % g->residual_period : out_row;
+}
+
+// Fetches the residual that the epilogue of a tile will add, while the tile is being multiplied: its rows lie a line or two
+// each in pages of their own, where no hardware prefetcher finds them.
+OMNI_ID_INLINE void fetch_residual(const Gemm* g, int64_t row_begin, int64_t rows, int64_t first, int64_t columns) {
+  for (int64_t i = row_begin; i < row_begin + rows; ++i) {
+    const char* row = (const char*)(g->residual + residual_row_of(g, out_row_of(g, i)) * g->residual_stride + first);
+    for (int64_t byte = 0; byte < columns * 4; byte += kLine) __builtin_prefetch(row + byte, 0, 3);
+  }
+}
+
 // The epilogue of one tile, right after its last piece of k, while its sums lie in the first-level cache.
 template <Activation kActivation, bool kToBf16>
 void finish_tile(const Gemm* g, const float* sums, int64_t sums_stride, int64_t row_begin, int64_t rows, int64_t first,
                  int64_t columns) {
   for (int64_t i = 0; i < rows; ++i, sums += sums_stride) {
-    int64_t row = row_begin + i;
-    if (g->out_group) row = row / g->out_group * (g->out_group + g->out_skip) + g->out_skip + row % g->out_group;
-    const int64_t residual_row = g->residual_period ? row % g->residual_period : row;
+    const int64_t row = out_row_of(g, row_begin + i), residual_row = residual_row_of(g, row);
     const float* bias = g->bias ? g->bias + first : nullptr;
     const float* residual = g->residual ? g->residual + residual_row * g->residual_stride + first : nullptr;
     const int64_t out = row * g->out_stride + first;
@@ -181,6 +196,7 @@ void multiply_piece(const Gemm* g, const Scratch* s, int64_t row_begin, int64_t 
       for (; fetched < until; fetched += kLine) __builtin_prefetch(ahead + fetched, 0, 2);
       const int64_t tile_rows = smaller(kTileRows, rows - row);
       float* sums = s->sums + row * sums_stride + (p - panel_begin) * kPanelColumns;
+      if (last_piece && g->residual) fetch_residual(g, row_begin + row, tile_rows, p * kPanelColumns, columns);
       tile<T>(tile_rows, columns, a + row * a_stride, a_stride, panel, steps, sums, sums_stride, first > 0);
       if (last_piece) finish(g, sums, sums_stride, row_begin + row, tile_rows, p * kPanelColumns, columns);
     }

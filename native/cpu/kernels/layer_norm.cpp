@@ -9,23 +9,37 @@ namespace omni_id::cpu::OMNI_ID_ISA_NAMESPACE {
 
 namespace {
 
+// Sums in flight: one alone would wait for the adder's latency at every step.
+constexpr int64_t kChains = 4;
+
+OMNI_ID_INLINE Vector total_of(const Vector (&sums)[kChains]) { return add(add(sums[0], sums[1]), add(sums[2], sums[3])); }
+
 float mean_of(const float* x, int64_t n) {
-  Vector sum = splat(0.0f);
+  Vector sums[kChains] = {splat(0.0f), splat(0.0f), splat(0.0f), splat(0.0f)};
   int64_t i = 0;
-  for (; i + kWidth <= n; i += kWidth) sum = add(sum, load(x + i));
-  if (i < n) sum = add(sum, load_n(x + i, n - i));
-  return sum_of(sum) / (float)n;
+  for (; i + kChains * kWidth <= n; i += kChains * kWidth) {
+    for (int64_t chain = 0; chain < kChains; ++chain) sums[chain] = add(sums[chain], load(x + i + chain * kWidth));
+  }
+  for (; i + kWidth <= n; i += kWidth) sums[0] = add(sums[0], load(x + i));
+  if (i < n) sums[1] = add(sums[1], load_n(x + i, n - i));
+  return sum_of(total_of(sums)) / (float)n;
 }
 
 float variance_of(const float* x, int64_t n, float mean) {
   const Vector center = splat(mean);
-  Vector sum = splat(0.0f);
+  Vector sums[kChains] = {splat(0.0f), splat(0.0f), splat(0.0f), splat(0.0f)};
   int64_t i = 0;
+  for (; i + kChains * kWidth <= n; i += kChains * kWidth) {
+    for (int64_t chain = 0; chain < kChains; ++chain) {
+      const Vector d = subtract(load(x + i + chain * kWidth), center);
+      sums[chain] = multiply_add(d, d, sums[chain]);
+    }
+  }
   for (; i + kWidth <= n; i += kWidth) {
     const Vector d = subtract(load(x + i), center);
-    sum = multiply_add(d, d, sum);
+    sums[0] = multiply_add(d, d, sums[0]);
   }
-  float total = sum_of(sum);
+  float total = sum_of(total_of(sums));
   for (; i < n; ++i) total += (x[i] - mean) * (x[i] - mean);
   return total / (float)n;
 }
