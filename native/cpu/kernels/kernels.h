@@ -51,6 +51,10 @@ struct Attention {
   int64_t head_dim;
   float scale;
   ElementType type;  // of q, k, v and out
+  // What the same worker is likely to be given next, with the same strides: fetched into the second-level cache meanwhile.
+  // Null: nothing.
+  const void *next_q, *next_k, *next_v;
+  int64_t next_queries, next_keys;
 };
 
 // out[i, :] = (x[i, :] − mean) / sqrt(variance + epsilon) · weight + bias

@@ -13,6 +13,7 @@ namespace {
 // Queries of one task: bounds the accumulator in scratch. A multiple of every tile height.
 constexpr int64_t kQueriesPerTask = 264;
 constexpr int64_t kLeastQueries = 48;
+constexpr int64_t kMostKeysFetched = 512;  // more would push what is in use out of the second-level cache
 
 // One head of one sequence, or some of its queries. Splitting queries packs the keys once more each, so it is done only
 // when there are too few sequences and heads to keep the workers busy.
@@ -46,7 +47,16 @@ class AttentionKernel final : public Kernel {
     }
     device_.reserve_scratch(scratch_bytes);
     device_.pool().parallel_for(static_cast<int64_t>(tasks.size()), [&](int64_t i, int worker) {
-      const Attention one = bound(call, tasks[static_cast<size_t>(i)]);
+      Attention one = bound(call, tasks[static_cast<size_t>(i)]);
+      // Tasks are handed out in order, so that a worker's next one is most often as many further on as there are workers.
+      if (const size_t next = static_cast<size_t>(i + device_.threads()); next < tasks.size()) {
+        const Attention other = bound(call, tasks[next]);
+        one.next_q = other.q;
+        one.next_queries = other.queries;
+        one.next_k = other.k;
+        one.next_v = other.v;
+        one.next_keys = std::min(other.keys, kMostKeysFetched);
+      }
       kernels.attention(&one, device_.scratch(worker));
     });
   }

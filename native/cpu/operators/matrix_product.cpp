@@ -10,7 +10,7 @@ constexpr int64_t kRowsPerBlock = 264;  // an image of ViT-H (257 tokens) is one
 constexpr int64_t kPanelsPerBlock = 4;
 constexpr int64_t kRowGranule = 12;  // every instruction set's tile height divides it
 constexpr int64_t kLeastRows = 48;
-constexpr int64_t kBlocksPerWorker = 4;
+constexpr int64_t kBlocksPerWorker = 16;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
