@@ -1,3 +1,4 @@
+import { setTimeout } from 'node:timers/promises';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { native } from '../src/bindings.js';
@@ -153,6 +154,8 @@ export async function race(context: Context, race: Race): Promise<Outcome[]> {
       for (const runner of runners) {
         if (!takesTurns(runner, work)) continue;
         await attempt(runner, async () => {
+          // The threads of the one before may still be spinning.
+          if (!context.settings.quick) await setTimeout(50);
           const sample = await runner.process?.sample(work.name);
           if (sample) runner.samples.set(work.name, [...(runner.samples.get(work.name) ?? []), sample]);
         });

@@ -159,13 +159,18 @@ async function race(
     }
   }
   const warm: number[] = [];
+  const settleMs = context.settings.quick ? 0 : 100;
   for (let round = 0; round < context.rounds(9); round++) {
-    // The libraries' threads spin for a while after their work: not during ours.
-    await setTimeout(20);
+    // The libraries' threads spin for a while after their work (OpenBLAS's for tens of milliseconds): not during anybody else's. A turn begins with
+    // a run that does not count, which wakes threads and fills caches.
+    await setTimeout(settleMs);
+    await ours.run();
     warm.push(await ours.run());
     for (const contestant of contestants) {
       if (contestant.failure !== '' || !contestant.process) continue;
       try {
+        await setTimeout(settleMs);
+        await contestant.process.sample('product');
         contestant.warm.push((await contestant.process.sample('product')).seconds);
       } catch (error) {
         contestant.failure = error instanceof Error ? error.message : String(error);
