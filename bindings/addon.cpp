@@ -1,6 +1,8 @@
 // The addon's entry: the engine's classes and functions, one to one. No logic lives here.
 #include <napi.h>
 
+#include "base/error.h"
+#include "base/float_formats.h"
 #include "base/thread_pool.h"
 #include "cpu/isa.h"
 #include "environment.h"
@@ -45,6 +47,18 @@ Napi::Value infer_shapes(const Napi::CallbackInfo& info) {
   });
 }
 
+// firstNotFinite(values: Float32Array): the index of the first value that is infinite or NaN, or −1.
+Napi::Value not_finite(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    if (!info[0].IsTypedArray() || info[0].As<Napi::TypedArray>().TypedArrayType() != napi_float32_array) {
+      throw EngineError(kInvalidArgument, "firstNotFinite: expected a Float32Array");
+    }
+    const auto values = info[0].As<Napi::Float32Array>();
+    const int64_t first = first_not_finite(values.Data(), static_cast<int64_t>(values.ElementLength()));
+    return Napi::Number::New(info.Env(), static_cast<double>(first));
+  });
+}
+
 Napi::Value operators(const Napi::CallbackInfo& info) {
   std::vector<std::string> names;
   for (const OperatorRow* row : operator_table()) names.emplace_back(row->name);
@@ -67,6 +81,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("compile", Napi::Function::New<PlanObject::compile>(env, "compile"));
   exports.Set("preprocess", Napi::Function::New<preprocess>(env, "preprocess"));
   exports.Set("inferShapes", Napi::Function::New<infer_shapes>(env, "inferShapes"));
+  exports.Set("firstNotFinite", Napi::Function::New<not_finite>(env, "firstNotFinite"));
   exports.Set("operators", Napi::Function::New<operators>(env, "operators"));
   exports.Set("instructionSets",
               Napi::Function::New(env, [](const Napi::CallbackInfo& info) { return strings(info.Env(), available_isas()); }));

@@ -150,6 +150,8 @@ export interface NativeBinding {
     inputs: readonly (TensorType | null)[],
     attributes: Record<string, number | string>,
   ): TensorType[];
+  /** Index of the first value that is infinite or NaN, or −1. */
+  firstNotFinite(values: Float32Array): number;
   operators(): string[];
   instructionSets(): string[];
   availableParallelism(): number;

@@ -1,4 +1,5 @@
 import { join } from 'node:path';
+import { native } from '../bindings.js';
 import { checkPhoto, type DecodeOptions, type Photo } from '../data/photo.js';
 import { PhotoLoader, type PlacedPhoto } from '../data/photo_loader.js';
 import { ArgumentError, FileError, NumericError, type ImageError } from '../errors.js';
@@ -77,10 +78,7 @@ export async function embedImages(
 
 /** @throws {NumericError} `ERR_NOT_FINITE` when a value is infinite or NaN */
 export function checkFinite(values: Float32Array, what: string): void {
-  // A finite value times zero is zero, any other NaN, which sums keep: one pass without a branch.
-  let sum = 0;
-  for (const value of values) sum += value * 0;
-  if (sum !== 0) {
+  if (native().firstNotFinite(values) >= 0) {
     throw new NumericError(
       `${what} are not finite: the weights are damaged, or the photos' pixel values are far outside of what images have`,
     );
