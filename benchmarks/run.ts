@@ -57,11 +57,13 @@ function failed(context: Context, { name: suite }: Suite, error: unknown): void 
  */
 export async function runSuites(options: BenchOptions, log: (message: string) => void): Promise<boolean> {
   const picked = chosen(options);
-  await checkFile(options.json);
-  await checkFile(options.markdown);
   const quick = options.quick ?? false;
   const { threads = native().availableParallelism(), rounds = Infinity, preset } = options;
-  const results = await newResults({ quick, threads, given: { ...options } });
+  // What was measured, not where on somebody's disk it went.
+  const { json, markdown, ...given } = options;
+  await checkFile(json);
+  await checkFile(markdown);
+  const results = await newResults({ quick, threads, given });
   const peers = findPeers(options.peer);
   results.peers.push(...peers.map(({ name, found, detail }) => ({ name, found, detail })));
   const context = new Context({ quick, threads, rounds, preset, only: options.only }, results, peers, log);
@@ -76,8 +78,8 @@ export async function runSuites(options: BenchOptions, log: (message: string) =>
   }
   const text = report(results);
   process.stdout.write(`${text}\n${ratioLines(results)}`);
-  if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(results, null, 1)}\n`);
-  if (options.markdown !== undefined) writeFileSync(options.markdown, text);
+  if (json !== undefined) writeFileSync(json, `${JSON.stringify(results, null, 1)}\n`);
+  if (markdown !== undefined) writeFileSync(markdown, text);
   const wrong = results.rows.filter(({ status }) => status !== 'ok');
   for (const { suite, name, contestant, dtype, status, note } of wrong)
     log(`${suite}: ${name}, ${contestant} ${dtype ?? ''}: ${status}: ${note ?? ''}`);
