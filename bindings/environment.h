@@ -17,7 +17,7 @@ using CancelFlag = std::shared_ptr<std::atomic<bool>>;
 // the jobs it has under way. When the environment ends, its jobs are cancelled and waited for; other environments do not
 // notice.
 //
-// Jobs run on the device's own queue, never on libuv's four threads, where a long embedding would make file reads wait. The
+// Jobs run on the device's own queues, never on libuv's four threads, where a long embedding would make file reads wait. The
 // thread-safe function is referenced only while a job is pending, so that an idle addon does not keep the process alive.
 class Environment {
  public:

@@ -126,7 +126,7 @@ class PlanObject : public Napi::ObjectWrap<PlanObject>, public Holder<Plan> {
   void dispose(const Napi::CallbackInfo& info);
 };
 
-// preprocess(device, image, options, tensor, index, cancellation): Promise<void>
+// preprocess(device, image, settings, tensor, element, cancellation): Promise<void>
 Napi::Value preprocess(const Napi::CallbackInfo& info);
 
 }  // namespace omni_id::bindings

@@ -21,6 +21,7 @@ export type { ClipVisionFeature } from './models/clip_vision.js';
 export {
   ClipVisionEncoder,
   type EmbedOptions,
+  type FeatureOptions,
   type ImageFeatures,
   type Tensor,
 } from './models/clip_vision_encoder.js';

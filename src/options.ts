@@ -84,6 +84,7 @@ const schemas = {
   create: z.strictObject({
     ...deviceFields,
     seed: wholeNumber(0, Number.MAX_SAFE_INTEGER),
+    signal,
     vision: is('the path of a folder', (value) => typeof value === 'string' && value !== ''),
   }),
   embed: z.strictObject({ ...decodeFields, signal, onProgress: callback, onPhotoError: callback }),

@@ -5,7 +5,7 @@ import { native, type NativeWeights } from '../src/bindings.js';
 import { presets } from '../src/models/presets.js';
 import { initialise } from '../src/models/initialise.js';
 import { newSession } from '../src/models/model.js';
-import { omniIdWeights } from '../src/models/omni_id_encoder.js';
+import { OmniIdEncoder, omniIdWeights } from '../src/models/omni_id_encoder.js';
 import { errorOf } from './support/errors.js';
 
 const shape = [1000, 2000];
@@ -76,6 +76,14 @@ test('an aborted model is left between tensors, with the reason of its signal', 
   }
   assert.ok(session.weights.names().length < expected.size);
   session.dispose();
+});
+
+test('create() hears its signal', async () => {
+  const error = await errorOf(() => OmniIdEncoder.create('h', { signal: AbortSignal.timeout(50) }));
+  assert.is(error.name, 'TimeoutError');
+  const reason = new Error('that is enough');
+  const signal = AbortSignal.abort(reason);
+  assert.is(await errorOf(() => OmniIdEncoder.create('nano', { signal })), reason);
 });
 
 test.run();

@@ -144,6 +144,7 @@ test('options that are unknown, misspelt or of the wrong type', async () => {
     await refused(() => encoder.embedImages([pixels], loose(options)), ...words);
   }
   await refused(() => encoder.embed([[pixels]], loose(null)), 'null');
+  await refused(() => encoder.embedImages([pixels], loose(null)), 'null');
   // Callers pass on what they have: a field that is undefined is absent.
   await encoder.embed([[pixels]], {
     signal: undefined,
@@ -178,6 +179,10 @@ test('photos that change while the call waits are not silently something else', 
   lists[0]?.push(loose(null));
   lists.push([]);
   assert.equal((await call).data, expected);
+  const list: Photo[] = [pixels];
+  const features = encoder.embedImages(list, { feature: 'pooled' });
+  list.push(loose(null));
+  assert.is((await features).shape[0], 1);
   const shared = new Float32Array(new SharedArrayBuffer(pixels.byteLength));
   shared.set(pixels);
   assert.equal((await encoder.embed([[shared, raw]])).data, expected);

@@ -16,7 +16,8 @@ int available_parallelism();
 
 // A fixed set of threads that share loops. The calling thread works too, so a pool of n has n − 1 threads of its own.
 // Work is handed out task by task from one counter; results must not depend on which worker ran a task. A loop ends when its
-// tasks have ended: a thread that is asleep or was preempted before it took one is not waited for.
+// tasks have ended: a thread that is asleep, or was preempted before it announced itself, is not
+// waited for.
 class ThreadPool {
  public:
   explicit ThreadPool(int threads);

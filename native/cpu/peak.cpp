@@ -37,7 +37,7 @@ double CpuDevice::measure_peak(Peak what, double seconds) {
     const Clock::time_point begin = Clock::now();
     pool_.parallel_for(workers, [&](int64_t task, int) {
       double sum = 0.0;
-      int64_t at = buffer ? kMemoryFloats * task / workers : 0;
+      int64_t at = buffer ? std::min(kMemoryFloats * task / workers, kMemoryFloats - kFloatsPerCall) : 0;
       while (seconds_since(begin) < seconds / kRounds) {
         if (what == Peak::f32) sum += kernels_.peak_f32(kStepsPerCall);
         if (what == Peak::bf16) sum += kernels_.peak_bf16(kStepsPerCall);

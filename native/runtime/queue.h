@@ -6,8 +6,8 @@
 
 namespace omni_id {
 
-// One thread that runs jobs in the order in which they came. A device has one: runs never overlap on a device, so they can
-// share its arena and all of its threads. Jobs must not throw.
+// One thread that runs jobs in the order in which they came. A device has one for its runs, which never overlap and so
+// can share its arena and all of its threads, and one for work beside them. Jobs must not throw.
 class Queue {
  public:
   Queue();

@@ -70,7 +70,7 @@ export async function embed(paths: readonly string[], options: EmbedCommand): Pr
   if (options.out !== undefined) await checkOutput(options.out);
   const groups = await listPhotos(paths, options.group);
   const signal = interruptSignal();
-  const load = { device: options.device, dtype: options.dtype, threads: options.threads };
+  const load = { device: options.device, dtype: options.dtype, threads: options.threads, signal };
 
   const started = performance.now();
   await using encoder = await (options.weights === undefined

@@ -33,6 +33,7 @@ export async function init(
   await using encoder = await OmniIdEncoder.create(preset as PresetName, {
     seed: options.seed,
     vision: options.clip,
+    signal,
   });
   const bar = progressBar('writing');
   await encoder

@@ -15,9 +15,9 @@ const decodeAhead = 8;
 
 /**
  * Photos that are being decoded at once: sharp works on libuv's threads (4, or UV_THREADPOOL_SIZE), one of which is left to the file reads of
- * everybody else.
+ * everybody else. What is not a number libuv takes for 1.
  */
-const decodeAtOnce = Math.max(1, Number(process.env['UV_THREADPOOL_SIZE'] ?? 4) - 1);
+const decodeAtOnce = Math.max(1, (Number.parseInt(process.env['UV_THREADPOOL_SIZE'] ?? '4', 10) || 1) - 1);
 
 async function load({ source, ...position }: PlacedPhoto, options: DecodeOptions): Promise<LoadedPhoto> {
   if (source instanceof Float32Array) return { pixels: source };
@@ -31,7 +31,8 @@ async function load({ source, ...position }: PlacedPhoto, options: DecodeOptions
 }
 
 /**
- * Decodes the photos of a call in order, on libuv's threads, a few ahead of whoever asks for them. Peak memory: `decodeAhead` decoded photos.
+ * Decodes the photos of a call in order, on libuv's threads, a few ahead of whoever asks for them. Peak memory: `decodeAhead` decoded photos, and
+ * the one that was given out last.
  */
 export class PhotoLoader {
   readonly #ahead: Promise<LoadedPhoto>[] = [];

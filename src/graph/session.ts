@@ -121,7 +121,10 @@ export class Session {
       plan = translated(() =>
         native().compile(this.device, this.weights, build().toNative(), new (native().Cancellation)()),
       );
-      plan.catch(() => this.#plans.delete(key));
+      const mine = plan;
+      plan.catch(() => {
+        if (this.#plans.get(key) === mine) this.#plans.delete(key);
+      });
     }
     this.#plans.set(key, plan);
     if (this.#plans.size > mostPlans) {

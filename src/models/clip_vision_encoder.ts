@@ -43,15 +43,32 @@ export interface ImageFeatures extends Tensor {
   readonly photos: readonly number[];
 }
 
-/** CLIP features of photos, for any model that has a vision pipeline. */
+/** Settings of a call for CLIP features. */
+export interface FeatureOptions extends EmbedOptions {
+  /** `last_hidden_state` (default) or `penultimate`: [photos, tokens, width]; `pooled`: [photos, width]. */
+  feature?: ClipVisionFeature | undefined;
+}
+
+/**
+ * Checks a call for CLIP features.
+ * @returns a copy of the list, which may change while the call waits for its turn
+ * @throws {ArgumentError} `ERR_INVALID_ARGUMENT`; {ImageError} `ERR_PIXELS_INVALID`
+ */
+export function checkedPhotos(photos: unknown, imageSize: number, options: unknown): readonly Photo[] {
+  checkOptions('embedImages', options);
+  checkPhotos(photos, imageSize);
+  return [...photos];
+}
+
+/** CLIP features of photos, for any model that has a vision pipeline. Memory: the features of all photos, twice. */
 export async function embedImages(
   session: Session,
   pipeline: VisionPipeline,
   config: ClipVisionConfig,
   photos: readonly Photo[],
-  feature: ClipVisionFeature,
-  options: EmbedOptions,
+  options: FeatureOptions,
 ): Promise<ImageFeatures> {
+  const { feature = 'last_hidden_state' } = options;
   const placed = photos.map((source, photo): PlacedPhoto => ({ source, photo }));
   const rows = pipeline.rows(feature);
   const loader = new PhotoLoader(placed, options);
@@ -135,7 +152,8 @@ export async function readClipFolder(
  * CLIP's vision tower by itself, from a Hugging Face folder (`CLIPVisionModel`, `CLIPVisionModelWithProjection`, `CLIPModel`) or an
  * OpenCLIP one.
  *
- * Peak memory: the packed weights (2 bytes a parameter in bf16, 4 in f32) and about 100 MB of activations for ViT-H/14.
+ * Peak memory: the packed weights (2 bytes a parameter in bf16, 4 in f32), about 100 MB of activations for ViT-H/14, and the features of all
+ * photos of a call, twice.
  */
 export class ClipVisionEncoder extends Model {
   readonly #pipeline: VisionPipeline;
@@ -180,18 +198,13 @@ export class ClipVisionEncoder extends Model {
 
   /**
    * CLIP features of photos.
-   * @param options.feature `last_hidden_state` (default) or `penultimate`: [photos, tokens, width]; `pooled`: [photos, width]
-   * @throws {ImageError} for a photo that cannot be used; the signal's reason when aborted; {DisposedError} `ERR_DISPOSED`
+   * @throws {ImageError} for a photo that cannot be used; {ArgumentError} `ERR_INVALID_ARGUMENT`; {NumericError} `ERR_NOT_FINITE`; the
+   *   signal's reason when aborted; {DisposedError} `ERR_DISPOSED`
    */
-  async embedImages(
-    photos: readonly Photo[],
-    options: EmbedOptions & { feature?: ClipVisionFeature | undefined } = {},
-  ): Promise<ImageFeatures> {
-    const { feature = 'last_hidden_state', signal } = options;
-    checkOptions('embedImages', options);
-    checkPhotos(photos, this.config.imageSize);
-    return this.enqueue(signal, (both) =>
-      embedImages(this.session, this.#pipeline, this.config, photos, feature, { ...options, signal: both }),
+  async embedImages(photos: readonly Photo[], options: FeatureOptions = {}): Promise<ImageFeatures> {
+    const list = checkedPhotos(photos, this.config.imageSize, options);
+    return this.enqueue(options.signal, (signal) =>
+      embedImages(this.session, this.#pipeline, this.config, list, { ...options, signal }),
     );
   }
 }

@@ -15,13 +15,15 @@ import {
 } from '../io/config.js';
 import { Scope } from '../nn/scope.js';
 import { checkFolder, checkOptions, describe } from '../options.js';
-import { clipVisionWeights, tokensPerImage, type ClipVisionFeature } from './clip_vision.js';
+import { clipVisionWeights, tokensPerImage } from './clip_vision.js';
 import {
   checkFinite,
+  checkedPhotos,
   checkPhotos,
   embedImages,
   readClipFolder,
   type EmbedOptions,
+  type FeatureOptions,
   type ImageFeatures,
   type Tensor,
 } from './clip_vision_encoder.js';
@@ -52,6 +54,8 @@ export interface CreateOptions extends ComputeOptions {
   seed?: number | undefined;
   /** Folder of a CLIP model to start the vision tower from, as the paper does. Its config replaces the preset's vision config. */
   vision?: string | undefined;
+  /** Stops between weights; the call rejects with the signal's reason. */
+  signal?: AbortSignal | undefined;
 }
 
 /** Photos of the identities whose features are held at once; an identity with more is a group of its own. */
@@ -138,8 +142,9 @@ export class OmniIdEncoder extends Model {
           matchWeights(clipVisionNames(await openCheckpoint(vision)), tower, vision),
         );
       }
-      await model.enqueue(undefined, (signal) => initialise(session, config, expected, seed, signal));
+      await model.enqueue(options.signal, (signal) => initialise(session, config, expected, seed, signal));
       await model.#pack();
+      options.signal?.throwIfAborted();
       return model;
     } catch (error) {
       session.dispose();
@@ -180,21 +185,13 @@ export class OmniIdEncoder extends Model {
 
   /**
    * CLIP features of photos, without the encoder's head.
-   * @param options.feature `last_hidden_state` (default) or `penultimate`: [photos, tokens, width]; `pooled`: [photos, width]
    * @throws what {@link embed} throws
    */
-  async embedImages(
-    photos: readonly Photo[],
-    options: EmbedOptions & { feature?: ClipVisionFeature | undefined } = {},
-  ): Promise<ImageFeatures> {
-    const { feature = 'last_hidden_state', signal } = options;
-    checkOptions('embedImages', options);
-    checkPhotos(photos, this.config.vision.imageSize);
-    return this.enqueue(signal, (both) =>
-      embedImages(this.session, this.#pipeline, this.config.vision, photos, feature, {
-        ...options,
-        signal: both,
-      }),
+  async embedImages(photos: readonly Photo[], options: FeatureOptions = {}): Promise<ImageFeatures> {
+    const { vision } = this.config;
+    const list = checkedPhotos(photos, vision.imageSize, options);
+    return this.enqueue(options.signal, (signal) =>
+      embedImages(this.session, this.#pipeline, vision, list, { ...options, signal }),
     );
   }
 

@@ -85,7 +85,7 @@ export class VisionPipeline {
         if (filled === 0) await inFlight[side];
         try {
           if ('error' in loaded) throw loaded.error;
-          // Awaited, so that no more decoded photos are held than the loader holds.
+          // Awaited, so that besides what the loader holds there is one decoded photo.
           await this.#place(photo, loaded, pixels[side], filled * imageElements, options.signal);
         } catch (error) {
           if (!(error instanceof ImageError) || !options.onPhotoError) throw error;
