@@ -105,7 +105,17 @@ export function compareResults(a: Results, b: Results): { changes: Change[]; mis
 /** `compare a.json b.json`. @returns whether nothing became slower */
 export function compareFiles(pathA: string, pathB: string, print: (text: string) => void): boolean {
   const [a, b] = [readResults(pathA), readResults(pathB)];
-  for (const what of ['processor', 'instructionSet', 'threads', 'quick'] as const) {
+  for (const [what, ofA, ofB] of [
+    ['quick', a.quick, b.quick],
+    ['preset', a.options['preset'], b.options['preset']],
+  ] as const) {
+    // Rows of one name are of other sizes then.
+    if (ofA !== ofB) {
+      const [one, other] = [ofA, ofB].map((value) => (value === undefined ? 'none' : JSON.stringify(value)));
+      throw new UsageError(`${pathA} and ${pathB} are of different sizes: ${what} ${one} and ${other}`);
+    }
+  }
+  for (const what of ['processor', 'instructionSet', 'threads'] as const) {
     if (a[what] !== b[what]) print(`different ${what}: ${String(a[what])} and ${String(b[what])}`);
   }
   const { changes, missing } = compareResults(a, b);

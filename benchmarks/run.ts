@@ -1,5 +1,6 @@
 import { writeFileSync } from 'node:fs';
-import { access, constants } from 'node:fs/promises';
+import { access, constants, stat } from 'node:fs/promises';
+import { constants as osConstants } from 'node:os';
 import { dirname, resolve } from 'node:path';
 import { native } from '../src/bindings.js';
 import type { BenchOptions } from './command.js';
@@ -32,7 +33,17 @@ async function checkFile(path: string | undefined): Promise<void> {
   await access(dirname(resolve(path)), constants.W_OK).catch((error: unknown) => {
     throw new UsageError(`cannot write ${path}: ${error instanceof Error ? error.message : String(error)}`);
   });
+  const isFolder = await stat(path).then(
+    (status) => status.isDirectory(),
+    () => false,
+  );
+  if (isFolder) throw new UsageError(`cannot write ${path}: it is a folder`);
 }
+
+const endings = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+
+const isRatio = (name: string): boolean =>
+  suites.some((suite) => suite.name === 'encoder' && suite.names.includes(name));
 
 /** What one suite cannot do must not cost the results of the others. */
 function failed(context: Context, { name: suite }: Suite, error: unknown): void {
@@ -67,6 +78,11 @@ export async function runSuites(options: BenchOptions, log: (message: string) =>
   const peers = findPeers(options.peer);
   results.peers.push(...peers.map(({ name, found, detail }) => ({ name, found, detail })));
   const context = new Context({ quick, threads, rounds, preset, only: options.only }, results, peers, log);
+  const end = (signal: NodeJS.Signals): void => {
+    context.dispose();
+    process.exit(128 + osConstants.signals[signal]);
+  };
+  for (const signal of endings) process.once(signal, end);
   try {
     for (const suite of picked) {
       await suite.run(context).catch((error: unknown) => {
@@ -74,6 +90,7 @@ export async function runSuites(options: BenchOptions, log: (message: string) =>
       });
     }
   } finally {
+    for (const signal of endings) process.off(signal, end);
     context.dispose();
   }
   const text = report(results);
@@ -83,5 +100,11 @@ export async function runSuites(options: BenchOptions, log: (message: string) =>
   const wrong = results.rows.filter(({ status }) => status !== 'ok');
   for (const { suite, name, contestant, dtype, status, note } of wrong)
     log(`${suite}: ${name}, ${contestant} ${dtype ?? ''}: ${status}: ${note ?? ''}`);
-  return wrong.length === 0;
+  // A ratio that was asked for by name and is not there is no success.
+  const missing = options.only.filter(
+    (name) => isRatio(name) && !results.ratios.some((ratio) => ratio.name === name),
+  );
+  for (const name of missing)
+    log(`${name} could not be measured: this machine lacks a peer or an instruction set that it needs`);
+  return wrong.length === 0 && missing.length === 0;
 }
