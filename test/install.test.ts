@@ -193,6 +193,11 @@ test('the tarball has what is needed, and nothing else', async () => {
       (name) => `benchmarks/peers/${name}`,
     ),
     ...readdirSync(join(root, 'benchmarks/programs')).map((name) => `benchmarks/programs/${name}`),
+    // What the README refers to.
+    'benchmarks/README.md',
+    ...readdirSync(join(root, 'docs'), { recursive: true, encoding: 'utf8' })
+      .filter((name) => /\.(md|svg)$/.test(name))
+      .map((name) => `docs/${name}`),
   ];
   for (const name of [...sources, ...dist, ...others]) assert.ok(files.has(name), `${name} is not packed`);
   for (const name of files) {

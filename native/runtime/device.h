@@ -35,8 +35,8 @@ struct DeviceMemory {
 };
 
 // What a backend offers. Operators are bound to it through their row in the operator table; everything else that a plan needs
-// of a device is here. All is called from the device's queue thread, except where said and but for what describes the device and
-// its queues.
+// of a device is here. All is called from the device's queue thread, except where said and but for what describes the device
+// and its queues.
 class Device {
  public:
   virtual ~Device() = default;
