@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs';
+import { messageOf } from '../src/errors.js';
 import { percent, short, table } from './format.js';
 import { resultsSchema, schemaVersion, type Results } from './results.js';
 import { median, medianError } from './statistics.js';
@@ -13,7 +14,7 @@ export function readResults(path: string): Results {
   try {
     json = JSON.parse(readFileSync(path, 'utf8'));
   } catch (error) {
-    throw new UsageError(`${path}: ${error instanceof Error ? error.message : String(error)}`);
+    throw new UsageError(`${path}: ${messageOf(error)}`);
   }
   const head = (typeof json === 'object' && json !== null ? json : {}) as {
     schema?: unknown;

@@ -1,6 +1,7 @@
 import { setTimeout } from 'node:timers/promises';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { messageOf } from '../src/errors.js';
 import { native } from '../src/bindings.js';
 import { relativeError, worstCosine } from '../test/support/assert_close.js';
 import type { Context } from './context.js';
@@ -203,7 +204,7 @@ async function attempt(runner: Runner, body: () => Promise<void>): Promise<void>
   try {
     await body();
   } catch (error) {
-    runner.failure = error instanceof Error ? error.message : String(error);
+    runner.failure = messageOf(error);
     runner.process?.kill();
   }
 }

@@ -1,8 +1,8 @@
 import { writeFileSync } from 'node:fs';
-import { access, constants, stat } from 'node:fs/promises';
 import { constants as osConstants } from 'node:os';
-import { dirname, resolve } from 'node:path';
 import { native } from '../src/bindings.js';
+import { messageOf } from '../src/errors.js';
+import { checkWritable } from '../src/io/files.js';
 import type { BenchOptions } from './command.js';
 import { Context, type Suite } from './context.js';
 import { findPeers, peerNames } from './peers/peers.js';
@@ -30,14 +30,9 @@ function chosen(options: BenchOptions): Suite[] {
 /** Found out before minutes of measuring. */
 async function checkFile(path: string | undefined): Promise<void> {
   if (path === undefined) return;
-  await access(dirname(resolve(path)), constants.W_OK).catch((error: unknown) => {
-    throw new UsageError(`cannot write ${path}: ${error instanceof Error ? error.message : String(error)}`);
+  await checkWritable(path, `cannot write ${path}`).catch((error: unknown) => {
+    throw new UsageError(messageOf(error));
   });
-  const isFolder = await stat(path).then(
-    (status) => status.isDirectory(),
-    () => false,
-  );
-  if (isFolder) throw new UsageError(`cannot write ${path}: it is a folder`);
 }
 
 const endings = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
@@ -47,7 +42,7 @@ const isRatio = (name: string): boolean =>
 
 /** What one suite cannot do must not cost the results of the others. */
 function failed(context: Context, { name: suite }: Suite, error: unknown): void {
-  const text = error instanceof Error ? error.message : String(error);
+  const text = messageOf(error);
   const note = text.trim().split('\n').slice(-4).join(' ');
   context.add({
     suite,

@@ -1,6 +1,7 @@
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, existsSync, linkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { messageOf } from '../../src/errors.js';
 import type { Context } from '../context.js';
 import type { Part, Work } from '../contestants/protocol.js';
 import { configOf, modelFolder, type Size } from '../fixtures.js';
@@ -124,7 +125,7 @@ function pytorch(): Peer {
       execFileSync(python, ['-c', script], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] }).trim(),
     );
   } catch (error) {
-    const last = (error instanceof Error ? error.message : String(error)).trim().split('\n').at(-1) ?? '';
+    const last = messageOf(error).trim().split('\n').at(-1) ?? '';
     return peer(false, `${python}: ${last}`);
   }
 }

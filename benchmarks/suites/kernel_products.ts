@@ -3,6 +3,7 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { promisify } from 'node:util';
+import { messageOf } from '../../src/errors.js';
 import { native } from '../../src/bindings.js';
 import { Graph } from '../../src/graph/graph.js';
 import { linear } from '../../src/graph/operators.js';
@@ -155,7 +156,7 @@ async function race(
       contestant.process = new ContestantProcess(name, { command, arguments: arguments_, env });
       contestant.cold.push((await contestant.process.ready()).works['product']?.firstSeconds ?? NaN);
     } catch (error) {
-      contestant.failure = error instanceof Error ? error.message : String(error);
+      contestant.failure = messageOf(error);
     }
   }
   const warm: number[] = [];
@@ -173,7 +174,7 @@ async function race(
         await contestant.process.sample('product');
         contestant.warm.push((await contestant.process.sample('product')).seconds);
       } catch (error) {
-        contestant.failure = error instanceof Error ? error.message : String(error);
+        contestant.failure = messageOf(error);
       }
     }
   }

@@ -1,9 +1,8 @@
-import { access, constants } from 'node:fs/promises';
-import { dirname, extname, resolve } from 'node:path';
+import { extname } from 'node:path';
 import { listPhotos, type Grouping } from '../data/photo_files.js';
-import { ArgumentError, FileError, messageOf, type ImageError } from '../errors.js';
+import { ArgumentError, type ImageError } from '../errors.js';
 import { writeFileAtomically } from '../io/atomic_file.js';
-import { isFolder } from '../io/files.js';
+import { checkWritable } from '../io/files.js';
 import { jsonTokens } from '../io/json_tokens.js';
 import { writeNpy } from '../io/npy.js';
 import { writeSafetensors } from '../io/safetensors_writer.js';
@@ -28,12 +27,7 @@ const endingOf = (path: string): string => extname(path).toLowerCase();
 async function checkOutput(path: string): Promise<void> {
   if (!endings.includes(endingOf(path)))
     throw new ArgumentError(`--out ${path}: expected a name ending in ${endings.join(', ')}`);
-  await access(dirname(resolve(path)), constants.W_OK).catch((error: unknown) => {
-    throw new FileError(`--out ${path}: ${messageOf(error)}`, {
-      cause: error,
-    });
-  });
-  if (await isFolder(path)) throw new FileError(`--out ${path}: this is a folder, expected a file to write`);
+  await checkWritable(path, `--out ${path}`);
 }
 
 function counted(n: number, one: string, many = `${one}s`): string {

@@ -1,4 +1,5 @@
-import { stat } from 'node:fs/promises';
+import { access, constants, stat } from 'node:fs/promises';
+import { dirname, resolve } from 'node:path';
 import { FileError, messageOf } from '../errors.js';
 
 /** Whether there is anything at this path that can be reached. */
@@ -21,6 +22,18 @@ export function isFolder(path: string): Promise<boolean> {
     (status) => status.isDirectory(),
     () => false,
   );
+}
+
+/**
+ * Whether a file can be written at this path, found out before minutes of work.
+ * @param what begins the message
+ * @throws {FileError} `ERR_FILE` when its folder cannot be written to, or it is a folder itself
+ */
+export async function checkWritable(path: string, what: string): Promise<void> {
+  await access(dirname(resolve(path)), constants.W_OK).catch((error: unknown) => {
+    throw new FileError(`${what}: ${messageOf(error)}`, { cause: error });
+  });
+  if (await isFolder(path)) throw new FileError(`${what}: this is a folder, expected a file to write`);
 }
 
 /** What tells one version of a file from another without reading it. Numbers of 64 bits, as text. */
