@@ -6,7 +6,27 @@ namespace omni_id {
 
 const std::vector<const OperatorRow*>& operator_table() {
   static const std::vector<const OperatorRow*> table = {
-      &operators::linear, &operators::layer_norm, &operators::attention, &operators::patch_embedding, &operators::concat_rows,
+      &operators::linear,
+      &operators::layer_norm,
+      &operators::attention,
+      &operators::patch_embedding,
+      &operators::concat_rows,
+      &operators::linear_input_gradient,
+      &operators::linear_weight_gradient,
+      &operators::layer_norm_gradient,
+      &operators::concat_rows_gradient,
+      &operators::patch_embedding_gradient,
+      &operators::patch_gather,
+      &operators::patch_gather_gradient,
+      &operators::patch_scatter,
+      &operators::patch_scatter_gradient,
+      &operators::masked_l1,
+      &operators::masked_l1_gradient,
+      &operators::add,
+      &operators::activation_gradient,
+      &operators::column_sums,
+      &operators::gradient_norm,
+      &operators::adamw,
   };
   return table;
 }

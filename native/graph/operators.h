@@ -2,6 +2,7 @@
 
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <variant>
 #include <vector>
@@ -18,7 +19,8 @@ using Attributes = std::map<std::string, Attribute>;
 // How an operator reads an input, which decides the form in which a weight reaches it.
 enum class InputRole {
   plain,   // row-major values: activations, and weights that are read element by element (biases, norms, embeddings)
-  matrix,  // a weight [outputs, ...] that the operator multiplies by: packed for the device's GEMM
+  matrix,  // a matrix [outputs, ...] that the operator multiplies by: a weight is packed for the device's GEMM; a value of
+           // another kind (a parameter that changes with every step) comes row by row, and the operator packs it itself
   index,   // i32 offsets or row numbers, checked before every run
 };
 
@@ -38,8 +40,10 @@ struct AttributeRule {
 struct Arguments {
   std::vector<const TensorType*> inputs;
   Attributes attributes;
+  std::vector<bool> packed = {};  // which inputs come packed; none when there are no entries
 
   bool has(size_t input) const { return inputs[input] != nullptr; }
+  bool is_packed(size_t input) const { return input < packed.size() && packed[input]; }
   const TensorType& operator[](size_t input) const { return *inputs[input]; }
   int64_t integer(const char* name) const { return std::get<int64_t>(attributes.at(name)); }
   double number(const char* name) const { return std::get<double>(attributes.at(name)); }
@@ -75,6 +79,7 @@ struct OperatorCase {
   std::vector<Shape> inputs;  // an empty shape: this optional input is absent
   Attributes attributes;
   std::map<size_t, std::vector<int32_t>> indices;  // the values of index inputs
+  std::set<size_t> positive = {};                  // inputs whose values are positive
 };
 
 // One row of the operator table: everything that the rest of the engine, the tests and the benchmarks know of an operator.
@@ -114,6 +119,22 @@ extern const OperatorRow layer_norm;
 extern const OperatorRow attention;
 extern const OperatorRow patch_embedding;
 extern const OperatorRow concat_rows;
+extern const OperatorRow linear_input_gradient;
+extern const OperatorRow linear_weight_gradient;
+extern const OperatorRow layer_norm_gradient;
+extern const OperatorRow concat_rows_gradient;
+extern const OperatorRow patch_embedding_gradient;
+extern const OperatorRow patch_gather;
+extern const OperatorRow patch_gather_gradient;
+extern const OperatorRow patch_scatter;
+extern const OperatorRow patch_scatter_gradient;
+extern const OperatorRow masked_l1;
+extern const OperatorRow masked_l1_gradient;
+extern const OperatorRow add;
+extern const OperatorRow activation_gradient;
+extern const OperatorRow column_sums;
+extern const OperatorRow gradient_norm;
+extern const OperatorRow adamw;
 }  // namespace operators
 
 }  // namespace omni_id

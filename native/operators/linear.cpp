@@ -1,11 +1,12 @@
 // linear: y = activation(x · Wᵀ + b) + residual
 //   x [rows, inputs], W [outputs, …inputs], b [outputs], residual and y [rows, outputs]; `output` is the dtype of y.
-// The last two terms cost nothing extra: they are part of the product's epilogue.
-#include <cmath>
+// Everything after the product costs nothing extra: it is part of the product's epilogue. With `keep` 1 there is a second
+// output, x · Wᵀ + b of the type of y, which the activation's gradient needs.
 
 #include "cpu/operators/operators.h"
 #include "graph/operators.h"
-#include "graph/rounding.h"
+#include "operators/activations.h"
+#include "operators/products.h"
 
 namespace omni_id::operators {
 
@@ -30,53 +31,33 @@ std::vector<TensorType> shapes(const Arguments& a) {
     require(a[3] == TensorType{DType::f32, y.shape}, kName,
             "residual is " + to_string(a[3]) + ", expected f32" + to_string(y.shape));
   }
-  const std::string& activation = a.text("activation");
-  require(activation == "none" || activation == "gelu" || activation == "quick_gelu", kName,
-          "activation \"" + activation + "\", expected none, gelu or quick_gelu");
-  return {y};
+  require_activation(a.text("activation"), kName);
+  require_compute(a, kName);
+  if (a.integer("keep") == 0) return {y};
+  return {y, y};
 }
 
 int64_t sum_length(const Arguments& a) { return a[0].columns(); }
-
-// The activation of x, and the error of its result where x may be off by `error`: neither function is steeper than 1.13, and
-// both have a bound of their own, stated where they are approximated (cpu/kernels/simd.h).
-struct Activated {
-  double value, error;
-};
-
-Activated activated(double x, double error, const std::string& activation, bool to_bf16) {
-  constexpr double kSteepest = 1.13;
-  if (activation == "gelu") {
-    const double y = 0.5 * x * std::erfc(-x / std::sqrt(2.0));
-    return {y, kSteepest * error + (to_bf16 ? 4.3e-5 : 1.4e-7 * std::abs(x)) + kRoundingF32 * std::abs(y)};
-  }
-  if (activation == "quick_gelu") {
-    const double y = x / (1.0 + std::exp(-1.702 * x));
-    const double power = 3e-7 + 3.5 * std::abs(x) * kRoundingF32;  // relative, of e^(−1.702 x)
-    return {y, kSteepest * error + std::abs(y) * (power / (1.0 + std::exp(1.702 * x)) + 2.0 * kRoundingF32)};
-  }
-  return {x, error};
-}
 
 void reference(const Arguments& a, const std::vector<ReferenceTensor>& in, std::vector<ReferenceTensor>& out) {
   const int64_t rows = a[0].shape[0], k = a[0].columns(), n = a[1].shape[0];
   const bool to_bf16 = a.text("output") == "bf16";
   for (int64_t i = 0; i < rows; ++i) {
     for (int64_t j = 0; j < n; ++j) {
-      double sum = a.has(2) ? in[2].values[j] : 0.0, magnitude = 0.0;
-      for (int64_t l = 0; l < k; ++l) {
-        const double product = in[0].values[i * k + l] * in[1].values[j * k + l];
-        sum += product;
-        magnitude += std::abs(product);
-      }
-      const double error = roundings_of_products(sum_length(a)) * magnitude + (a.has(2) ? std::abs(sum) : 0.0);
-      auto [y, y_error] = activated(sum, kRoundingF32 * error, a.text("activation"), to_bf16);
+      ProductSum product(k, product_type(a, a[1]), a[0].dtype, a[1].dtype);
+      for (int64_t l = 0; l < k; ++l) product.add(in[0].values[i * k + l], in[1].values[j * k + l]);
+      const double sum = product.value() + (a.has(2) ? in[2].values[j] : 0.0);
+      const double sum_error = product.error() + (a.has(2) ? kRoundingF32 * std::abs(sum) : 0.0);
+      auto [y, y_error] = activated(sum, sum_error, a.text("activation"), to_bf16);
       if (a.has(3)) {
         y += in[3].values[i * n + j];
         y_error += kRoundingF32 * std::abs(y);
       }
       out[0].values[i * n + j] = y;
       out[0].errors[i * n + j] = y_error;
+      if (out.size() == 1) continue;
+      out[1].values[i * n + j] = sum;
+      out[1].errors[i * n + j] = sum_error;
     }
   }
 }
@@ -95,7 +76,10 @@ const OperatorRow linear = {
                {"weight", InputRole::matrix},
                {"bias", InputRole::plain, true},
                {"residual", InputRole::plain, true}},
-    .attributes = {{"activation", std::string("none")}, {"output", std::string("f32")}},
+    .attributes = {{"activation", std::string("none")},
+                   {"output", std::string("f32")},
+                   {"compute", std::string()},
+                   {"keep", int64_t{0}}},
     .shapes = shapes,
     .in_place_input = 3,
     .cpu = cpu::make_linear,
@@ -118,6 +102,11 @@ const OperatorRow linear = {
             {{{37, 100}, {71, 100}, {71}, {37, 71}}, to_bf16("gelu"), {}},
             {{{37, 100}, {71, 100}, {71}, {}}, to_bf16("quick_gelu"), {}},
             {{{37, 100}, {71, 100}, {71}, {37, 71}}, to_bf16("quick_gelu"), {}},
+            {{{37, 100}, {71, 100}, {71}, {}}, {{"activation", std::string("gelu")}, {"keep", int64_t{1}}}, {}},
+            {{{30, 33}, {40, 33}, {40}, {}},
+             {{"activation", std::string("gelu")}, {"output", std::string("bf16")}, {"keep", int64_t{1}}},
+             {}},
+            {{{37, 100}, {71, 100}, {71}, {}}, {{"compute", std::string("bf16")}}, {}},
             // Sums between −4 and 4, where the activations curve.
             {{{40, 1}, {96, 1}, {96}, {}}, to_bf16("gelu"), {}},
             {{{40, 1}, {96, 1}, {96}, {}}, to_bf16("quick_gelu"), {}},

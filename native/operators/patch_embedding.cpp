@@ -4,11 +4,9 @@
 // pixels f32[images, 3, height, width]; W [width of the model, 3, patch, patch] without bias; patches in row-major order,
 // values of a patch in channel, row, column order. Pixels beyond the last whole patch are not used, as in a convolution with
 // stride.
-#include <cmath>
-
 #include "cpu/operators/operators.h"
 #include "graph/operators.h"
-#include "graph/rounding.h"
+#include "operators/products.h"
 
 namespace omni_id::operators {
 
@@ -30,6 +28,7 @@ std::vector<TensorType> shapes(const Arguments& a) {
   require(a[2] == TensorType{DType::f32, {weight.shape[0]}}, kName, "class_embedding is " + to_string(a[2]));
   require(a[3] == TensorType{DType::f32, {1 + patches, weight.shape[0]}}, kName,
           "position_embedding is " + to_string(a[3]) + ", expected f32" + to_string(Shape{1 + patches, weight.shape[0]}));
+  require_compute(a, kName);
   return {{DType::f32, {pixels.shape[0] * (1 + patches), weight.shape[0]}}};
 }
 
@@ -43,19 +42,19 @@ void reference(const Arguments& a, const std::vector<ReferenceTensor>& in, std::
   for (int64_t image = 0; image < images; ++image) {
     for (int64_t token = 0; token <= patches; ++token) {
       for (int64_t j = 0; j < n; ++j) {
-        double sum = in[3].values[token * n + j], magnitude = 0.0;
+        double sum = in[3].values[token * n + j];
         if (token == 0) sum += in[2].values[j];
+        ProductSum product(sum_length(a), product_type(a, a[1]), a[1].dtype, a[1].dtype);
         for (int64_t i = 0; token > 0 && i < channels * patch * patch; ++i) {
           const int64_t c = i / (patch * patch), y = i / patch % patch + (token - 1) / columns * patch;
           const int64_t x = i % patch + (token - 1) % columns * patch;
-          const double product =
-              in[0].values[((image * channels + c) * height + y) * width + x] * in[1].values[j * channels * patch * patch + i];
-          sum += product;
-          magnitude += std::abs(product);
+          product.add(in[0].values[((image * channels + c) * height + y) * width + x],
+                      in[1].values[j * channels * patch * patch + i]);
         }
+        sum += product.value();
         const int64_t at = (image * (1 + patches) + token) * n + j;
         out[0].values[at] = sum;
-        out[0].errors[at] = kRoundingF32 * (roundings_of_products(sum_length(a)) * magnitude + std::abs(sum));
+        out[0].errors[at] = product.error() + kRoundingF32 * std::abs(sum);
       }
     }
   }
@@ -69,7 +68,7 @@ const OperatorRow patch_embedding = {
                {"weight", InputRole::matrix},
                {"class_embedding", InputRole::plain},
                {"position_embedding", InputRole::plain}},
-    .attributes = {},
+    .attributes = {{"compute", std::string()}},
     .shapes = shapes,
     .cpu = cpu::make_patch_embedding,
     .reference = reference,
@@ -85,6 +84,7 @@ const OperatorRow patch_embedding = {
             {{{1, 3, 4, 4}, {8, 3, 4, 4}, {8}, {2, 8}}, {}, {}},
             {{{3, 3, 28, 28}, {48, 3, 7, 7}, {48}, {17, 48}}, {}, {}},
             {{{2, 3, 30, 45}, {33, 3, 14, 14}, {33}, {7, 33}}, {}, {}},
+            {{{2, 3, 28, 28}, {40, 3, 7, 7}, {40}, {17, 40}}, {{"compute", std::string("bf16")}}, {}},
             {{{0, 3, 8, 8}, {16, 3, 4, 4}, {16}, {5, 16}}, {}, {}},
         },
 };

@@ -26,14 +26,11 @@ std::shared_ptr<Plan> Plan::compile(Graph graph, std::shared_ptr<Device> device,
   plan->places_.resize(plan->graph_.values.size());
   for (const Node& node : plan->graph_.nodes) {
     std::vector<const TensorType*> types;
+    std::vector<bool> is_packed(node.inputs.size(), false);
     for (size_t i = 0; i < node.inputs.size(); ++i) {
       const int input = node.inputs[i];
       types.push_back(input < 0 ? nullptr : &plan->graph_.values[input].type);
-      if (input < 0 || plan->graph_.values[input].kind != Value::Kind::weight) {
-        require(input < 0 || node.row->inputs[i].role != InputRole::matrix, node.row->name,
-                std::string(node.row->inputs[i].name) + " must be a weight");
-        continue;
-      }
+      if (input < 0 || plan->graph_.values[input].kind != Value::Kind::weight) continue;
       stop_if(cancelled);
       const Value& value = plan->graph_.values[input];
       const InputRole role = node.row->inputs[i].role;
@@ -45,8 +42,11 @@ std::shared_ptr<Plan> Plan::compile(Graph graph, std::shared_ptr<Device> device,
               "weight " + value.parts[0] + " is read both as a matrix and element by element: use two values");
       place = {Place::Kind::weight, 0, {}, packed.data};
       plan->prepared_.push_back(packed);
+      is_packed[i] = role == InputRole::matrix;
     }
-    plan->steps_.push_back({plan->device_->bind(*node.row, checked_arguments(*node.row, types, node.attributes)), 0});
+    Arguments arguments = checked_arguments(*node.row, types, node.attributes);
+    arguments.packed = std::move(is_packed);
+    plan->steps_.push_back({plan->device_->bind(*node.row, arguments), 0});
   }
   plan->plan_memory();
   return plan;

@@ -3,9 +3,10 @@
 // Strategy: a block is up to a few hundred rows by a few panels of 32 columns. k is cut into even pieces of at most kDepth, so
 // that a panel's piece stays in the nearest caches while all rows of the block pass over it; the panel that comes next is
 // fetched meanwhile. Partial sums are kept in f32 in `scratch` (second-level cache); the last piece of a tile is followed by
-// its epilogue, the only time that `out` is touched. Instruction sets without bfloat16 dot products convert the pieces of A and
-// W to f32 on the way and use the f32 tile. The cut of k depends on nothing but k, so the order of every sum is fixed. Cost:
-// 2·m·n·k flops; W is read once per row block, A once per panel group, both from cache for the shapes of ViTs.
+// its epilogue, the only time that `out` is touched. A left operand that was brought into blocks (pack.cpp) is read as it is.
+// Instruction sets without bfloat16 dot products convert the pieces of A and W to f32 on the way and use the f32 tile. The cut
+// of k depends on nothing but k, so the order of every sum is fixed. Cost: 2·m·n·k flops; W is read once per row block, A once
+// per panel group, both from cache for the shapes of ViTs.
 #include "cpu/kernels/gemm_tile.h"
 
 namespace omni_id::cpu::OMNI_ID_ISA_NAMESPACE {
@@ -22,6 +23,7 @@ OMNI_ID_INLINE bool computes_in_bf16(const Gemm* g) { return kNativeBf16 && g->w
 
 // A must be converted when its type is not what the tile reads; an odd k in bf16 too, because the last pair would read past it.
 OMNI_ID_INLINE bool converts_a(const Gemm* g) {
+  if (g->a_packed) return false;
   if (computes_in_bf16(g)) return g->a_type != kBf16 || (g->k & 1);
   return g->a_type != kF32;
 }
@@ -113,7 +115,7 @@ OMNI_ID_INLINE void fetch_residual(const Gemm* g, int64_t row_begin, int64_t row
 }
 
 // The epilogue of one tile, right after its last piece of k, while its sums lie in the first-level cache.
-template <Activation kActivation, bool kToBf16>
+template <Activation kActivation, bool kToBf16, bool kDerivative>
 void finish_tile(const Gemm* g, const float* sums, int64_t sums_stride, int64_t row_begin, int64_t rows, int64_t first,
                  int64_t columns) {
   for (int64_t i = 0; i < rows; ++i, sums += sums_stride) {
@@ -126,32 +128,40 @@ void finish_tile(const Gemm* g, const float* sums, int64_t sums_stride, int64_t 
       const bool whole = n == kWidth;
       Vector x = load(sums + j);
       if (bias) x = add(x, whole ? load(bias + j) : load_n(bias + j, n));
-      x = activated<kActivation, kToBf16>(x);
-      if (residual) x = add(x, whole ? load(residual + j) : load_n(residual + j, n));
-      if constexpr (kToBf16) {
-        uint16_t* to = (uint16_t*)g->out + out + j;
-        whole ? store_bf16(to, x) : store_bf16_n(to, x, n);
+      if (g->kept) store_any(g->kept, g->out_type, row * g->kept_stride + first + j, x, n);
+      if constexpr (kDerivative) {
+        const int64_t at = row * g->derivative_stride + first + j;
+        x = multiply(x, derivative_of<kActivation, kToBf16>(load_any(g->derivative_at, g->derivative_type, at, n)));
       } else {
-        float* to = (float*)g->out + out + j;
-        whole ? store(to, x) : store_n(to, x, n);
+        x = activated<kActivation, kToBf16>(x);
       }
+      if (residual) x = add(x, whole ? load(residual + j) : load_n(residual + j, n));
+      store_any(g->out, kToBf16 ? kBf16 : kF32, out + j, x, n);
     }
   }
 }
 
 typedef void (*FinishTile)(const Gemm*, const float*, int64_t, int64_t, int64_t, int64_t, int64_t);
 
-FinishTile finish_tile_of(const Gemm* g) {
+template <Activation kActivation>
+FinishTile finish_tile_with(const Gemm* g) {
   const bool bf16 = g->out_type == kBf16;
+  if constexpr (kActivation != kNoActivation) {
+    if (g->derivative_at) return bf16 ? finish_tile<kActivation, true, true> : finish_tile<kActivation, false, true>;
+  }
+  return bf16 ? finish_tile<kActivation, true, false> : finish_tile<kActivation, false, false>;
+}
+
+FinishTile finish_tile_of(const Gemm* g) {
   switch (g->activation) {
     case kGelu:
-      return bf16 ? finish_tile<kGelu, true> : finish_tile<kGelu, false>;
+      return finish_tile_with<kGelu>(g);
     case kQuickGelu:
-      return bf16 ? finish_tile<kQuickGelu, true> : finish_tile<kQuickGelu, false>;
+      return finish_tile_with<kQuickGelu>(g);
     case kNoActivation:
       break;
   }
-  return bf16 ? finish_tile<kNoActivation, true> : finish_tile<kNoActivation, false>;
+  return finish_tile_with<kNoActivation>(g);
 }
 
 OMNI_ID_INLINE int64_t weight_bytes(const Gemm* g) { return g->weight_type == kBf16 ? 2 : 4; }
@@ -175,6 +185,9 @@ void multiply_piece(const Gemm* g, const Scratch* s, int64_t row_begin, int64_t 
   if (convert) convert_a(g, row_begin, row_end, first, depth, s->a);
   const T* a = convert ? (const T*)s->a : (const T*)g->a + row_begin * g->a_stride + first;
   const int64_t a_stride = convert ? (int64_t)kDepth : g->a_stride;
+  // Of a packed A: from one block of rows to the next, and from its beginning to this piece.
+  const int64_t block_elements = divide_up(g->k, kPerStep) * kPerStep * kTileRows;
+  const T* packed = (const T*)g->a + row_begin / kTileRows * block_elements + first * kTileRows;
 
   for (int64_t p = panel_begin; p < panel_end; ++p) {
     const int64_t columns = smaller(kPanelColumns, g->n - p * kPanelColumns);
@@ -197,7 +210,12 @@ void multiply_piece(const Gemm* g, const Scratch* s, int64_t row_begin, int64_t 
       const int64_t tile_rows = smaller(kTileRows, rows - row);
       float* sums = s->sums + row * sums_stride + (p - panel_begin) * kPanelColumns;
       if (last_piece && g->residual) fetch_residual(g, row_begin + row, tile_rows, p * kPanelColumns, columns);
-      tile<T>(tile_rows, columns, a + row * a_stride, a_stride, panel, steps, sums, sums_stride, first > 0);
+      if (g->a_packed) {
+        const T* block = packed + row / kTileRows * block_elements;
+        tile<T, true>(tile_rows, columns, block, kTileRows, panel, steps, sums, sums_stride, first > 0);
+      } else {
+        tile<T>(tile_rows, columns, a + row * a_stride, a_stride, panel, steps, sums, sums_stride, first > 0);
+      }
       if (last_piece) finish(g, sums, sums_stride, row_begin + row, tile_rows, p * kPanelColumns, columns);
     }
   }

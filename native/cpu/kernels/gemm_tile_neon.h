@@ -50,7 +50,7 @@ OMNI_ID_INLINE void add_step(const Lanes (&a)[kRows], const T* panel, Vector (&s
 }
 
 // T is float, or uint16_t for pairs, which `k` counts then.
-template <typename T, int kRows, int kVectors>
+template <typename T, int kRows, int kVectors, bool kPacked>
 static void tile_neon(const T* a, int64_t a_stride, const T* panel, int64_t k, float* c, int64_t c_stride, bool accumulate) {
   constexpr int64_t kPerLane = 4 / sizeof(T);
   Vector sum[kRows][kVectors];
@@ -61,7 +61,7 @@ static void tile_neon(const T* a, int64_t a_stride, const T* panel, int64_t k, f
   }
   decltype(load_lanes(a)) x[kRows];
   int64_t step = 0;
-  for (; step + kWidth <= k; step += kWidth) {
+  for (; !kPacked && step + kWidth <= k; step += kWidth) {
 #pragma GCC unroll 16
     for (int row = 0; row < kRows; ++row) x[row] = load_lanes(a + row * a_stride + kPerLane * step);
     const T* steps = panel + kPerLane * step * kPanelColumns;
@@ -72,7 +72,9 @@ static void tile_neon(const T* a, int64_t a_stride, const T* panel, int64_t k, f
   }
   for (; step < k; ++step) {
 #pragma GCC unroll 16
-    for (int row = 0; row < kRows; ++row) x[row] = load_one(a + row * a_stride + kPerLane * step);
+    for (int row = 0; row < kRows; ++row) {
+      x[row] = load_one(a + (kPacked ? kPerLane * (step * kTileRows + row) : row * a_stride + kPerLane * step));
+    }
     add_step<0>(x, panel + kPerLane * step * kPanelColumns, sum);
   }
 #pragma GCC unroll 16

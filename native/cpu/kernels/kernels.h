@@ -22,11 +22,16 @@ enum Activation { kNoActivation = 0, kGelu = 1, kQuickGelu = 2 };
 // Rows may be written in groups, leaving the first `out_skip` rows of each group free (the class token of each image):
 // row(i) = i / out_group · (out_group + out_skip) + out_skip + i mod out_group; with out_group 0, row(i) = i.
 // The residual's row is row(i) mod residual_period (position embeddings repeat for every image), or row(i) with period 0.
+//
+// For gradients, `a` may be the transpose of what lies in memory, brought into blocks by pack_transposed (a_packed); the
+// product before its activation can be kept; and instead of an activation, the result can be multiplied by the derivative of
+// one: out[i, :] = (a[i, :] · Wᵀ) · activation'(derivative_at[i, :]) + residual[i, :]
 struct Gemm {
   int64_t m, n, k;  // k ≥ 1: the operators' shape rules refuse sums of nothing
   const void* a;
   int64_t a_stride;
   ElementType a_type;
+  bool a_packed;       // by pack_transposed with the weight's type; a_stride and a_type mean nothing then
   const void* weight;  // packed panels
   ElementType weight_type;
   const float* bias;  // [n] or null
@@ -38,6 +43,34 @@ struct Gemm {
   int64_t out_stride;
   ElementType out_type;
   int64_t out_group, out_skip;
+  void* kept;  // or null: a · Wᵀ + bias, of out_type
+  int64_t kept_stride;
+  const void* derivative_at;  // or null
+  int64_t derivative_stride;
+  ElementType derivative_type;
+};
+
+// A matrix that lies in memory row by row, as the panels of a product's weight: B [k, n] is panels of n. Element (i, j) of B is
+// from[i · stride + j], or from[j · stride + i] when `transposed`.
+struct PackPanels {
+  const void* from;
+  int64_t stride;
+  ElementType from_type;
+  bool transposed;
+  int64_t k, n;
+  void* to;
+  ElementType to_type;
+};
+
+// The transpose of a matrix [k, m] that lies in memory row by row, as the left operand of a product whose weight is of `type`:
+// blocks of the tile's rows, each step's elements (bfloat16: pairs of them) side by side; rows past the last are zeros.
+struct PackTransposed {
+  const void* from;
+  int64_t stride;
+  ElementType from_type;
+  int64_t m, k;
+  void* to;
+  ElementType type;
 };
 
 // One head of one sequence: out[i, :] = softmax(scale · q[i, :] · kᵀ) · v for i in [0, queries).
@@ -70,6 +103,51 @@ struct LayerNorm {
   ElementType out_type;
 };
 
+// dx[i, :] = (g − mean(g) − x̂ · mean(g ⊙ x̂)) · rstd + sum[i, :], g = dy ⊙ weight; the sums over rows of dy ⊙ x̂ and of dy.
+struct LayerNormGradient {
+  const void* dy;
+  int64_t dy_stride;
+  ElementType dy_type;
+  const float* x;
+  int64_t x_stride;
+  const float* weight;
+  float epsilon;
+  int64_t columns;
+  const float* sum;  // or null; may be dx itself
+  int64_t sum_stride;
+  float* dx;
+  int64_t dx_stride;
+};
+
+// Sums over all rows of a column, row by row, on top of `sum` (or nothing).
+struct ColumnSums {
+  const void* x;
+  int64_t stride;
+  ElementType type;
+  int64_t rows;
+  const float* sum;  // or null; may be `out` itself
+  float* out;
+};
+
+// `count` elements of a vector of one type. Outputs may be the inputs themselves.
+struct Elementwise {
+  const void* a;
+  const void* b;
+  void* out;
+  ElementType type;  // of a and out
+  ElementType b_type;
+  Activation activation;  // of activation_gradient
+  int64_t count;
+};
+
+// A stretch of parameters with one learning rate and decay, see native/operators/optimizer.cpp. `average` may be null.
+struct AdamW {
+  const float *values, *gradients, *first, *second, *average;
+  float *values_out, *first_out, *second_out, *average_out;
+  int64_t count;
+  float clip, kept, step, beta1, beta2, root_of_c2, epsilon, average_decay;  // kept: 1 − rate · decay; step: rate / c₁
+};
+
 // One direction of an image resize: `outputs` weighted sums over runs of `taps[i]` pixels (or rows) from `first[i]`.
 struct Resample {
   const uint8_t* source;
@@ -89,9 +167,20 @@ struct KernelTable {
   // Bytes of scratch that one call of `gemm_block` over at most `rows` × `panels` needs (64-byte aligned).
   size_t (*gemm_scratch_bytes)(const Gemm*, int64_t rows, int64_t panels);
   void (*gemm_block)(const Gemm*, int64_t row_begin, int64_t row_end, int64_t panel_begin, int64_t panel_end, void* scratch);
+  void (*pack_panels)(const PackPanels*, int64_t panel_begin, int64_t panel_end);
+  size_t (*packed_transposed_bytes)(const PackTransposed*);
+  int64_t packed_rows_per_group;  // what pack_transposed's groups hold
+  void (*pack_transposed)(const PackTransposed*, int64_t group_begin, int64_t group_end);
   size_t (*attention_scratch_bytes)(const Attention*);
   void (*attention)(const Attention*, void* scratch);
   void (*layer_norm)(const LayerNorm*, int64_t row_begin, int64_t row_end);
+  // `sums` [2][columns]: those of the rows of this call, of dy ⊙ x̂ and of dy.
+  void (*layer_norm_gradient)(const LayerNormGradient*, int64_t row_begin, int64_t row_end, float* sums);
+  void (*column_sums)(const ColumnSums*, int64_t column_begin, int64_t column_end);
+  void (*add)(const Elementwise*);
+  void (*activation_gradient)(const Elementwise*);
+  void (*adamw)(const AdamW*);
+  double (*sum_of_squares)(const float* values, int64_t count);
   size_t (*resample_scratch_bytes)(const Resample*);
   void (*resample_rows)(const Resample*, int64_t row_begin, int64_t row_end, void* scratch);
   void (*resample_columns)(const Resample*, int64_t begin, int64_t end);

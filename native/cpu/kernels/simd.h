@@ -97,6 +97,7 @@ OMNI_ID_INLINE Vector round_to_integer(Vector a) {
   return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 OMNI_ID_INLINE Vector scale_by_power(Vector a, Vector n) { return _mm512_scalef_ps(a, n); }
+OMNI_ID_INLINE Vector square_root(Vector a) { return _mm512_sqrt_ps(a); }
 OMNI_ID_INLINE float sum_of(Vector a) { return _mm512_reduce_add_ps(a); }
 OMNI_ID_INLINE float largest_of(Vector a) { return _mm512_reduce_max_ps(a); }
 
@@ -144,6 +145,7 @@ OMNI_ID_INLINE Vector scale_by_power(Vector a, Vector n) {
   const __m256i exponent = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
   return _mm256_mul_ps(a, _mm256_castsi256_ps(exponent));
 }
+OMNI_ID_INLINE Vector square_root(Vector a) { return _mm256_sqrt_ps(a); }
 OMNI_ID_INLINE float sum_of(Vector a) {
   __m128 x = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
   x = _mm_add_ps(x, _mm_movehl_ps(x, x));
@@ -210,6 +212,7 @@ OMNI_ID_INLINE Vector scale_by_power(Vector a, Vector n) {
   const int32x4_t exponent = vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23);
   return vmulq_f32(a, vreinterpretq_f32_s32(exponent));
 }
+OMNI_ID_INLINE Vector square_root(Vector a) { return vsqrtq_f32(a); }
 // The lanes meet in the order of AVX2's last two steps; vaddvq_f32 would take neighbours first.
 OMNI_ID_INLINE float sum_of(Vector a) {
   const float32x2_t halves = vadd_f32(vget_low_f32(a), vget_high_f32(a));
@@ -263,6 +266,9 @@ OMNI_ID_INLINE Vector scale_by_power(Vector a, Vector n) {
   __builtin_memcpy(&power, &exponent, sizeof power);
   return a * power;
 }
+OMNI_ID_INLINE Vector square_root(Vector a) {
+  return (Vector){__builtin_sqrtf(a[0]), __builtin_sqrtf(a[1]), __builtin_sqrtf(a[2]), __builtin_sqrtf(a[3])};
+}
 OMNI_ID_INLINE float sum_of(Vector a) { return (a[0] + a[2]) + (a[1] + a[3]); }
 OMNI_ID_INLINE float largest_of(Vector a) {
   const float x = a[0] > a[1] ? a[0] : a[1], y = a[2] > a[3] ? a[2] : a[3];
@@ -270,6 +276,12 @@ OMNI_ID_INLINE float largest_of(Vector a) {
 }
 
 #endif
+
+OMNI_ID_INLINE Vector load_bf16_n(const uint16_t* p, int64_t n) {
+  uint16_t whole[kWidth] = {};
+  for (int64_t i = 0; i < n; ++i) whole[i] = p[i];
+  return load_bf16(whole);
+}
 
 // e^x for x ≤ 88, relative error below 3e-7; x below −87 gives e^−87. x·log2(e) is split in high and low parts so that the
 // error does not grow with x; 2^f on [−½, ½] is a minimax polynomial (relative error 2e-9 before rounding).
@@ -292,7 +304,7 @@ OMNI_ID_INLINE Vector exponential(Vector x) {
 // Exact GELU, x·Φ(x). Φ(x) = ½ + x·P(u), u = 2x²/5.4² − 1 on |x| ≤ 5.4, where the rest of the normal distribution is below
 // half an ulp of 1. P is a minimax polynomial of degree 14 in u ∈ [−1, 1], where it is well conditioned: |error of Φ| < 1.4e-7,
 // with neither a division nor an exponential. native/test/kernels_test.cpp holds all three activations to what is said here.
-OMNI_ID_INLINE Vector gelu(Vector x) {
+OMNI_ID_INLINE Vector normal_distribution(Vector x) {
   const Vector bounded = larger_of(smaller_of(x, splat(5.4f)), splat(-5.4f));
   const Vector u = multiply_add(multiply(bounded, bounded), splat(0.0685871056f), splat(-1.0f));
   Vector p = splat(0.00039285884f);
@@ -311,7 +323,15 @@ OMNI_ID_INLINE Vector gelu(Vector x) {
   p = multiply_add(p, u, splat(-0.065328054f));
   p = multiply_add(p, u, splat(0.13092811f));
   const Vector phi = multiply_add(bounded, p, splat(0.5f));
-  return multiply(x, larger_of(smaller_of(phi, splat(1.0f)), splat(0.0f)));
+  return larger_of(smaller_of(phi, splat(1.0f)), splat(0.0f));
+}
+
+OMNI_ID_INLINE Vector gelu(Vector x) { return multiply(x, normal_distribution(x)); }
+
+// Its derivative, Φ(x) + x·φ(x), φ(x) = e^(−x²/2) / √(2π): |error| < 6e-7.
+OMNI_ID_INLINE Vector gelu_derivative(Vector x) {
+  const Vector density = multiply(exponential(multiply(multiply(x, x), splat(-0.5f))), splat(0.39894228f));
+  return multiply_add(x, density, normal_distribution(x));
 }
 
 // GELU whose result is rounded to bfloat16 next: the same with P of degree 8 on |x| ≤ 4.3, |error of Φ| < 1.0e-5, |error|
@@ -332,9 +352,56 @@ OMNI_ID_INLINE Vector gelu_for_bf16(Vector x) {
   return multiply(x, larger_of(smaller_of(phi, splat(1.0f)), splat(0.0f)));
 }
 
+// The derivative of GELU where what is multiplied by it is rounded to bfloat16 next: ½ + x·P(u), u = 2x²/4.8² − 1 on |x| ≤ 4.8,
+// P of degree 11 as above, |error| < 2.6e-5 (most of it beyond 4.8, where 1 or 0 is taken).
+OMNI_ID_INLINE Vector gelu_derivative_for_bf16(Vector x) {
+  const Vector bounded = larger_of(smaller_of(x, splat(4.8f)), splat(-4.8f));
+  const Vector u = multiply_add(multiply(bounded, bounded), splat(0.0868055556f), splat(-1.0f));
+  Vector p = splat(-0.0124148763f);
+  p = multiply_add(p, u, splat(0.0297251435f));
+  p = multiply_add(p, u, splat(-0.0236874306f));
+  p = multiply_add(p, u, splat(0.0260129327f));
+  p = multiply_add(p, u, splat(-0.0612801344f));
+  p = multiply_add(p, u, splat(0.0865283839f));
+  p = multiply_add(p, u, splat(-0.0887075257f));
+  p = multiply_add(p, u, splat(0.0863509251f));
+  p = multiply_add(p, u, splat(-0.0805231651f));
+  p = multiply_add(p, u, splat(0.073923475f));
+  p = multiply_add(p, u, splat(-0.0802264108f));
+  p = multiply_add(p, u, splat(0.148467747f));
+  return multiply_add(bounded, p, splat(0.5f));
+}
+
 // x · sigmoid(1.702 x), the approximation that OpenAI's CLIP was trained with. The exponential's relative error,
 // and 3.5·2^-24·|x| of its rounded argument, count by the share of e^(−1.702 x) in the denominator; sum and quotient add a
 // rounding each.
 OMNI_ID_INLINE Vector quick_gelu(Vector x) { return divide(x, add(splat(1.0f), exponential(multiply(x, splat(-1.702f))))); }
+
+// s + 1.702 x · s · (1 − s), s = sigmoid(1.702 x)
+OMNI_ID_INLINE Vector quick_gelu_derivative(Vector x) {
+  const Vector e = exponential(multiply(x, splat(-1.702f)));
+  const Vector s = divide(splat(1.0f), add(splat(1.0f), e));
+  return multiply(s, multiply_add(multiply(x, splat(1.702f)), multiply(s, e), splat(1.0f)));
+}
+
+template <Activation kActivation, bool kToBf16>
+OMNI_ID_INLINE Vector derivative_of(Vector x) {
+  if constexpr (kActivation == kGelu) return kToBf16 ? gelu_derivative_for_bf16(x) : gelu_derivative(x);
+  if constexpr (kActivation == kQuickGelu) return quick_gelu_derivative(x);
+  return splat(1.0f);
+}
+
+// n ≤ kWidth elements of either type from element `at` on.
+OMNI_ID_INLINE Vector load_any(const void* from, ElementType type, int64_t at, int64_t n) {
+  if (type == kF32) return n == kWidth ? load((const float*)from + at) : load_n((const float*)from + at, n);
+  return n == kWidth ? load_bf16((const uint16_t*)from + at) : load_bf16_n((const uint16_t*)from + at, n);
+}
+OMNI_ID_INLINE void store_any(void* to, ElementType type, int64_t at, Vector x, int64_t n) {
+  if (type == kF32) {
+    n == kWidth ? store((float*)to + at, x) : store_n((float*)to + at, x, n);
+  } else {
+    n == kWidth ? store_bf16((uint16_t*)to + at, x) : store_bf16_n((uint16_t*)to + at, x, n);
+  }
+}
 
 }  // namespace omni_id::cpu::OMNI_ID_ISA_NAMESPACE

@@ -8,9 +8,19 @@ namespace omni_id::cpu::OMNI_ID_ISA_NAMESPACE {
 
 size_t gemm_scratch_bytes(const Gemm*, int64_t rows, int64_t panels);
 void gemm_block(const Gemm*, int64_t row_begin, int64_t row_end, int64_t panel_begin, int64_t panel_end, void* scratch);
+void pack_panels(const PackPanels*, int64_t panel_begin, int64_t panel_end);
+size_t packed_transposed_bytes(const PackTransposed*);
+int64_t packed_rows_per_group();
+void pack_transposed(const PackTransposed*, int64_t group_begin, int64_t group_end);
 size_t attention_scratch_bytes(const Attention*);
 void attention(const Attention*, void* scratch);
 void layer_norm(const LayerNorm*, int64_t row_begin, int64_t row_end);
+void layer_norm_gradient(const LayerNormGradient*, int64_t row_begin, int64_t row_end, float* sums);
+void column_sums(const ColumnSums*, int64_t column_begin, int64_t column_end);
+void add_vectors(const Elementwise*);
+void activation_gradient(const Elementwise*);
+void adamw(const AdamW*);
+double sum_of_squares(const float* values, int64_t count);
 size_t resample_scratch_bytes(const Resample*);
 void resample_rows(const Resample*, int64_t row_begin, int64_t row_end, void* scratch);
 void resample_columns(const Resample*, int64_t begin, int64_t end);
@@ -27,9 +37,19 @@ const KernelTable& kernels() {
       OMNI_ID_NAME_OF(OMNI_ID_ISA_NAMESPACE),
       gemm_scratch_bytes,
       gemm_block,
+      pack_panels,
+      packed_transposed_bytes,
+      packed_rows_per_group(),
+      pack_transposed,
       attention_scratch_bytes,
       attention,
       layer_norm,
+      layer_norm_gradient,
+      column_sums,
+      add_vectors,
+      activation_gradient,
+      adamw,
+      sum_of_squares,
       resample_scratch_bytes,
       resample_rows,
       resample_columns,

@@ -1,32 +1,75 @@
 #include "cpu/operators/matrix_product.h"
 #include "cpu/operators/operators.h"
+#include "operators/products.h"
 
 namespace omni_id::cpu {
 
 namespace {
 
-ElementType element(DType dtype) { return dtype == DType::bf16 ? kBf16 : kF32; }
+Activation activation_of(const Arguments& a) {
+  const std::string& activation = a.text("activation");
+  return activation == "gelu" ? kGelu : activation == "quick_gelu" ? kQuickGelu : kNoActivation;
+}
 
 class Linear final : public Kernel {
  public:
-  Linear(const Arguments& a, CpuDevice& device) : device_(device) {
-    gemm_ = {};
+  Linear(const Arguments& a, CpuDevice& device) : device_(device), weight_(a, 1, true), gemm_{} {
     gemm_.m = a[0].shape[0];
     gemm_.k = a[0].columns();
     gemm_.n = a[1].shape[0];
     gemm_.a_type = element(a[0].dtype);
-    gemm_.weight_type = element(a[1].dtype);
-    const std::string& activation = a.text("activation");
-    gemm_.activation = activation == "gelu" ? kGelu : activation == "quick_gelu" ? kQuickGelu : kNoActivation;
+    gemm_.weight_type = weight_.type();
+    gemm_.activation = activation_of(a);
     gemm_.out_type = element(dtype_named(a.text("output")));
   }
+
+  size_t workspace_bytes() const override { return weight_.workspace_bytes(); }
 
   void run(const KernelCall& call) override {
     Gemm gemm = gemm_;
     gemm.a = call.inputs[0].data;
     gemm.a_stride = call.inputs[0].row_stride;
-    gemm.weight = call.inputs[1].data;
+    gemm.weight = weight_.ready(device_, call.inputs[1], call.workspace);
     gemm.bias = call.inputs[2].as<const float>();
+    gemm.residual = call.inputs[3].as<const float>();
+    gemm.residual_stride = call.inputs[3].row_stride;
+    gemm.out = call.outputs[0].data;
+    gemm.out_stride = call.outputs[0].row_stride;
+    if (call.outputs.size() > 1) {
+      gemm.kept = call.outputs[1].data;
+      gemm.kept_stride = call.outputs[1].row_stride;
+    }
+    matrix_product(device_, gemm);
+  }
+
+ private:
+  CpuDevice& device_;
+  Multiplier weight_;
+  Gemm gemm_;
+};
+
+class LinearInputGradient final : public Kernel {
+ public:
+  LinearInputGradient(const Arguments& a, CpuDevice& device) : device_(device), weight_(a, 1, false), gemm_{} {
+    gemm_.m = a[0].shape[0];
+    gemm_.k = a[0].columns();
+    gemm_.n = a[1].elements() / a[1].shape[0];
+    gemm_.a_type = element(a[0].dtype);
+    gemm_.weight_type = weight_.type();
+    gemm_.activation = activation_of(a);
+    gemm_.derivative_type = a.has(2) ? element(a[2].dtype) : kF32;
+    gemm_.out_type = element(dtype_named(a.text("output")));
+  }
+
+  size_t workspace_bytes() const override { return weight_.workspace_bytes(); }
+
+  void run(const KernelCall& call) override {
+    Gemm gemm = gemm_;
+    gemm.a = call.inputs[0].data;
+    gemm.a_stride = call.inputs[0].row_stride;
+    gemm.weight = weight_.ready(device_, call.inputs[1], call.workspace);
+    gemm.derivative_at = call.inputs[2].data;
+    gemm.derivative_stride = call.inputs[2].row_stride;
     gemm.residual = call.inputs[3].as<const float>();
     gemm.residual_stride = call.inputs[3].row_stride;
     gemm.out = call.outputs[0].data;
@@ -36,11 +79,69 @@ class Linear final : public Kernel {
 
  private:
   CpuDevice& device_;
+  Multiplier weight_;
+  Gemm gemm_;
+};
+
+class LinearWeightGradient final : public Kernel {
+ public:
+  LinearWeightGradient(const Arguments& a, CpuDevice& device) : device_(device), rows_{}, x_{}, gemm_{} {
+    const ElementType type = element(product_type(a, a[1]));
+    rows_.m = a[0].columns();
+    rows_.k = x_.k = a[0].shape[0];
+    rows_.from_type = element(a[0].dtype);
+    x_.n = a[1].columns();
+    x_.from_type = element(a[1].dtype);
+    rows_.type = x_.to_type = gemm_.weight_type = type;
+    gemm_.m = rows_.m;
+    gemm_.k = rows_.k;
+    gemm_.n = x_.n;
+    gemm_.a_packed = true;
+    gemm_.out_type = kF32;
+  }
+
+  size_t workspace_bytes() const override {
+    return aligned_bytes(packed_bytes(x_)) + aligned_bytes(device_.kernels().packed_transposed_bytes(&rows_));
+  }
+
+  void run(const KernelCall& call) override {
+    const TensorView &dy = call.inputs[0], &x = call.inputs[1], &out = call.outputs[0];
+    Gemm gemm = gemm_;
+    gemm.residual = call.inputs[2].as<const float>();
+    gemm.out = out.data;
+    gemm.residual_stride = gemm.out_stride = gemm_.n;
+    PackPanels panels = x_;
+    panels.from = x.data;
+    panels.stride = x.row_stride;
+    panels.to = call.workspace;
+    PackTransposed rows = rows_;
+    rows.from = dy.data;
+    rows.stride = dy.row_stride;
+    rows.to = call.workspace + aligned_bytes(packed_bytes(x_));
+    gemm.a = rows.to;
+    gemm.weight = panels.to;
+    pack(device_, panels);
+    pack(device_, rows);
+    matrix_product(device_, gemm);
+  }
+
+ private:
+  CpuDevice& device_;
+  PackTransposed rows_;
+  PackPanels x_;
   Gemm gemm_;
 };
 
 }  // namespace
 
 std::unique_ptr<Kernel> make_linear(const Arguments& a, CpuDevice& device) { return std::make_unique<Linear>(a, device); }
+
+std::unique_ptr<Kernel> make_linear_input_gradient(const Arguments& a, CpuDevice& device) {
+  return std::make_unique<LinearInputGradient>(a, device);
+}
+
+std::unique_ptr<Kernel> make_linear_weight_gradient(const Arguments& a, CpuDevice& device) {
+  return std::make_unique<LinearWeightGradient>(a, device);
+}
 
 }  // namespace omni_id::cpu

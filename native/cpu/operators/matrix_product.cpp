@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "operators/products.h"
+
 namespace omni_id::cpu {
 
 namespace {
@@ -36,6 +38,41 @@ void matrix_product(CpuDevice& device, const Gemm& gemm) {
     kernels.gemm_block(&gemm, row, std::min(gemm.m, row + rows_per_block), panel, std::min(panels, panel + panels_per_block),
                        device.scratch(worker));
   });
+}
+
+size_t packed_bytes(const PackPanels& panels) {
+  const int64_t depth = panels.to_type == kBf16 ? divide_up(panels.k, 2) * 2 : panels.k;
+  return static_cast<size_t>(divide_up(panels.n, kPanelColumns) * kPanelColumns * depth) * (panels.to_type == kBf16 ? 2 : 4);
+}
+
+void pack(CpuDevice& device, const PackPanels& panels) {
+  device.pool().parallel_for(divide_up(panels.n, kPanelColumns),
+                             [&](int64_t panel, int) { device.kernels().pack_panels(&panels, panel, panel + 1); });
+}
+
+void pack(CpuDevice& device, const PackTransposed& rows) {
+  device.pool().parallel_for(divide_up(rows.m, device.kernels().packed_rows_per_group),
+                             [&](int64_t group, int) { device.kernels().pack_transposed(&rows, group, group + 1); });
+}
+
+Multiplier::Multiplier(const Arguments& a, size_t input, bool transposed) : packed_(a.is_packed(input)), panels_{} {
+  const TensorType& type = a[input];
+  const int64_t rows = type.shape[0], columns = type.elements() / rows;
+  panels_.from_type = element(type.dtype);
+  panels_.to_type = element(product_type(a, type));
+  panels_.transposed = transposed;
+  panels_.n = transposed ? rows : columns;
+  panels_.k = transposed ? columns : rows;
+}
+
+const void* Multiplier::ready(CpuDevice& device, const TensorView& matrix, std::byte* workspace) const {
+  if (packed_) return matrix.data;
+  PackPanels panels = panels_;
+  panels.from = matrix.data;
+  panels.stride = panels.transposed ? panels.k : panels.n;
+  panels.to = workspace;
+  pack(device, panels);
+  return workspace;
 }
 
 }  // namespace omni_id::cpu

@@ -4,6 +4,8 @@
 
 namespace omni_id::cpu {
 
+inline ElementType element(DType dtype) { return dtype == DType::bf16 ? kBf16 : kF32; }
+
 // Shares one GEMM among the device's workers.
 //
 // Strategy: the output is cut into blocks of at most kRowsPerBlock × kPanelsPerBlock panels, so that a worker's partial sums
@@ -11,5 +13,30 @@ namespace omni_id::cpu {
 // group of panels follow each other: the group's weights, the larger operand, are read from memory once. Small products are
 // cut finer until every worker has several blocks. Where a cut lies never changes an element's sum.
 void matrix_product(CpuDevice& device, const Gemm& gemm);
+
+// Memory in an operator's workspace: kernels want it aligned to cache lines.
+inline size_t aligned_bytes(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+size_t packed_bytes(const PackPanels& panels);
+// By the workers, into `to`, which holds packed_bytes.
+void pack(CpuDevice& device, const PackPanels& panels);
+void pack(CpuDevice& device, const PackTransposed& rows);
+
+// A matrix that an operator multiplies by: a packed weight as it is, anything else packed into the workspace before the
+// product.
+class Multiplier {
+ public:
+  // Of input `input`, [outputs, ...]. `transposed`: its rows are the columns of the product.
+  Multiplier(const Arguments& a, size_t input, bool transposed);
+
+  ElementType type() const { return panels_.to_type; }
+  size_t workspace_bytes() const { return packed_ ? 0 : aligned_bytes(packed_bytes(panels_)); }
+  // What a Gemm takes as its weight. `workspace` holds workspace_bytes.
+  const void* ready(CpuDevice& device, const TensorView& matrix, std::byte* workspace) const;
+
+ private:
+  bool packed_;
+  PackPanels panels_;
+};
 
 }  // namespace omni_id::cpu

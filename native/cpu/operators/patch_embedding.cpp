@@ -14,15 +14,16 @@ class PatchEmbedding final : public Kernel {
  public:
   PatchEmbedding(const Arguments& a, CpuDevice& device)
       : device_(device),
+        weight_(a, 1, true),
         images_(a[0].shape[0]),
         channels_(a[0].shape[1]),
         height_(a[0].shape[2]),
         width_(a[0].shape[3]),
         patch_(a[1].shape[2]),
         outputs_(a[1].shape[0]),
-        bf16_(a[1].dtype == DType::bf16) {}
+        bf16_(weight_.type() == kBf16) {}
 
-  size_t workspace_bytes() const override { return static_cast<size_t>(images_ * patches() * depth()) * (bf16_ ? 2 : 4); }
+  size_t workspace_bytes() const override { return rows_bytes() + weight_.workspace_bytes(); }
 
   void run(const KernelCall& call) override {
     device_.parallel_for(images_ * rows_of_patches(),
@@ -41,7 +42,7 @@ class PatchEmbedding final : public Kernel {
     gemm.a = call.workspace;
     gemm.a_stride = depth();
     gemm.a_type = gemm.weight_type = bf16_ ? kBf16 : kF32;
-    gemm.weight = call.inputs[1].data;
+    gemm.weight = weight_.ready(device_, call.inputs[1], call.workspace + rows_bytes());
     gemm.activation = kNoActivation;
     gemm.residual = positions;
     gemm.residual_stride = outputs_;
@@ -55,6 +56,7 @@ class PatchEmbedding final : public Kernel {
   }
 
  private:
+  size_t rows_bytes() const { return aligned_bytes(static_cast<size_t>(images_ * patches() * depth()) * (bf16_ ? 2 : 4)); }
   int64_t rows_of_patches() const { return height_ / patch_; }
   int64_t patches() const { return rows_of_patches() * (width_ / patch_); }
   int64_t depth() const { return channels_ * patch_ * patch_; }
@@ -80,6 +82,7 @@ class PatchEmbedding final : public Kernel {
   }
 
   CpuDevice& device_;
+  Multiplier weight_;
   int64_t images_, channels_, height_, width_, patch_, outputs_;
   bool bf16_;
 };

@@ -1,0 +1,89 @@
+// Kernels that touch every element once: sums, an activation's gradient, sums of columns, and the optimizer.
+//
+// Strategy: whole vectors and one partial vector at the end. All are bound by memory; the optimizer reads four or five values
+// an element and writes three or four (28 or 36 bytes), which is why it is one pass. Column sums take one vector of columns
+// down all rows, in the order of the rows, so that they depend on nothing but the matrix.
+#include "cpu/kernels/simd.h"
+
+namespace omni_id::cpu::OMNI_ID_ISA_NAMESPACE {
+
+namespace {
+
+// Vectors of a chunk of the sum of squares that are summed in f32 before they are added in double precision.
+constexpr int64_t kSumVectors = 64;
+
+template <Activation kActivation>
+void multiply_by_derivative(const Elementwise* g) {
+  for (int64_t i = 0; i < g->count; i += kWidth) {
+    const int64_t n = smaller(kWidth, g->count - i);
+    const Vector x = load_any(g->b, g->b_type, i, n), dy = load_any(g->a, g->type, i, n);
+    const Vector slope = g->type == kBf16 ? derivative_of<kActivation, true>(x) : derivative_of<kActivation, false>(x);
+    store_any(g->out, g->type, i, multiply(dy, slope), n);
+  }
+}
+
+}  // namespace
+
+void add_vectors(const Elementwise* g) {
+  for (int64_t i = 0; i < g->count; i += kWidth) {
+    const int64_t n = smaller(kWidth, g->count - i);
+    store_any(g->out, g->type, i, add(load_any(g->a, g->type, i, n), load_any(g->b, g->b_type, i, n)), n);
+  }
+}
+
+void activation_gradient(const Elementwise* g) {
+  switch (g->activation) {
+    case kGelu:
+      return multiply_by_derivative<kGelu>(g);
+    case kQuickGelu:
+      return multiply_by_derivative<kQuickGelu>(g);
+    case kNoActivation:
+      return multiply_by_derivative<kNoActivation>(g);
+  }
+}
+
+void column_sums(const ColumnSums* g, int64_t column_begin, int64_t column_end) {
+  for (int64_t j = column_begin; j < column_end; j += kWidth) {
+    const int64_t n = smaller(kWidth, column_end - j);
+    Vector total = g->sum ? load_any(g->sum, kF32, j, n) : splat(0.0f);
+    for (int64_t i = 0; i < g->rows; ++i) total = add(total, load_any(g->x, g->type, i * g->stride + j, n));
+    store_any(g->out, kF32, j, total, n);
+  }
+}
+
+void adamw(const AdamW* g) {
+  const Vector clip = splat(g->clip), beta1 = splat(g->beta1), rest1 = splat(1.0f - g->beta1), beta2 = splat(g->beta2);
+  const Vector rest2 = splat(1.0f - g->beta2), root = splat(g->root_of_c2), epsilon = splat(g->epsilon), step = splat(g->step);
+  const Vector kept = splat(g->kept), decay = splat(g->average_decay), rest = splat(1.0f - g->average_decay);
+  for (int64_t i = 0; i < g->count; i += kWidth) {
+    const int64_t n = smaller(kWidth, g->count - i);
+    const Vector gradient = multiply(load_any(g->gradients, kF32, i, n), clip);
+    const Vector m = multiply_add(load_any(g->first, kF32, i, n), beta1, multiply(gradient, rest1));
+    const Vector v = multiply_add(load_any(g->second, kF32, i, n), beta2, multiply(multiply(gradient, gradient), rest2));
+    const Vector below = add(divide(square_root(v), root), epsilon);
+    const Vector value = subtract(multiply(load_any(g->values, kF32, i, n), kept), divide(multiply(m, step), below));
+    if (g->average) {
+      const Vector average = multiply_add(load_any(g->average, kF32, i, n), decay, multiply(value, rest));
+      store_any(g->average_out, kF32, i, average, n);
+    }
+    store_any(g->first_out, kF32, i, m, n);
+    store_any(g->second_out, kF32, i, v, n);
+    store_any(g->values_out, kF32, i, value, n);
+  }
+}
+
+double sum_of_squares(const float* values, int64_t count) {
+  double total = 0.0;
+  for (int64_t chunk = 0; chunk < count; chunk += kSumVectors * kWidth) {
+    const int64_t end = smaller(count, chunk + kSumVectors * kWidth);
+    Vector sum = splat(0.0f);
+    for (int64_t i = chunk; i < end; i += kWidth) {
+      const Vector x = load_any(values, kF32, i, smaller(kWidth, end - i));
+      sum = multiply_add(x, x, sum);
+    }
+    total += (double)sum_of(sum);
+  }
+  return total;
+}
+
+}  // namespace omni_id::cpu::OMNI_ID_ISA_NAMESPACE

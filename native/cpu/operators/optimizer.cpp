@@ -1,0 +1,119 @@
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "cpu/device.h"
+#include "cpu/operators/operators.h"
+#include "graph/offsets.h"
+
+namespace omni_id::cpu {
+
+namespace {
+
+constexpr int64_t kElementsPerTask = 65536;
+
+// Sums of fixed chunks, added in order: the norm depends on the gradients alone.
+class GradientNorm final : public Kernel {
+ public:
+  GradientNorm(const Arguments& a, CpuDevice& device) : device_(device), count_(a[0].elements()) {}
+
+  size_t workspace_bytes() const override { return static_cast<size_t>(tasks()) * sizeof(double); }
+
+  void run(const KernelCall& call) override {
+    const float* gradients = call.inputs[0].as<const float>();
+    double* sums = reinterpret_cast<double*>(call.workspace);
+    device_.parallel_for(tasks(), [&](int64_t task) {
+      const int64_t first = task * kElementsPerTask;
+      sums[task] = device_.kernels().sum_of_squares(gradients + first, std::min(kElementsPerTask, count_ - first));
+    });
+    double total = 0.0;
+    for (int64_t task = 0; task < tasks(); ++task) total += sums[task];
+    *call.outputs[0].as<float>() = static_cast<float>(std::sqrt(total));
+  }
+
+ private:
+  int64_t tasks() const { return (count_ + kElementsPerTask - 1) / kElementsPerTask; }
+
+  CpuDevice& device_;
+  int64_t count_;
+};
+
+class AdamWKernel final : public Kernel {
+ public:
+  AdamWKernel(const Arguments& a, CpuDevice& device)
+      : device_(device),
+        count_(a[0].elements()),
+        segments_(a[7].elements()),
+        beta1_(static_cast<float>(a.number("beta1"))),
+        beta2_(static_cast<float>(a.number("beta2"))),
+        epsilon_(static_cast<float>(a.number("epsilon"))) {}
+
+  void run(const KernelCall& call) override {
+    const auto input = [&](size_t i) { return call.inputs[i].as<const float>(); };
+    const auto output = [&](size_t i) { return i < call.outputs.size() ? call.outputs[i].as<float>() : nullptr; };
+    const int32_t* segments = call.inputs[6].as<const int32_t>();
+    check_offsets("adamw", "segments", segments, segments_, count_);
+    const float norm = *input(4), *settings = input(5);
+    if (!std::isfinite(norm)) {
+      keep(call);
+      return;
+    }
+    AdamW all{};
+    all.clip = settings[3] > 0.0f ? std::min(1.0f, settings[3] / (norm + 1e-6f)) : 1.0f;
+    all.beta1 = beta1_;
+    all.beta2 = beta2_;
+    all.epsilon = epsilon_;
+    all.root_of_c2 = std::sqrt(settings[2]);
+    all.average_decay = settings[4];
+    struct Task {
+      int64_t segment, first, count;
+    };
+    std::vector<Task> tasks;
+    for (int64_t s = 0; s < segments_; ++s) {
+      for (int64_t first = segments[s]; first < segments[s + 1]; first += kElementsPerTask) {
+        tasks.push_back({s, first, std::min(kElementsPerTask, segments[s + 1] - first)});
+      }
+    }
+    device_.parallel_for(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
+      const auto& [segment, first, count] = tasks[static_cast<size_t>(i)];
+      AdamW one = all;
+      const float rate = settings[0] * input(7)[segment];
+      one.kept = 1.0f - rate * input(8)[segment];
+      one.step = rate / settings[1];
+      one.count = count;
+      one.values = input(0) + first;
+      one.gradients = input(1) + first;
+      one.first = input(2) + first;
+      one.second = input(3) + first;
+      one.average = input(9) ? input(9) + first : nullptr;
+      one.values_out = output(0) + first;
+      one.first_out = output(1) + first;
+      one.second_out = output(2) + first;
+      one.average_out = output(3) ? output(3) + first : nullptr;
+      device_.kernels().adamw(&one);
+    });
+  }
+
+ private:
+  void keep(const KernelCall& call) const {
+    const size_t pairs[][2] = {{0, 0}, {2, 1}, {3, 2}, {9, 3}};
+    for (const auto& [from, to] : pairs) {
+      if (to >= call.outputs.size() || call.outputs[to].data == call.inputs[from].data) continue;
+      copy_bytes(call.outputs[to].data, call.inputs[from].data, static_cast<size_t>(count_) * sizeof(float));
+    }
+  }
+
+  CpuDevice& device_;
+  int64_t count_, segments_;
+  float beta1_, beta2_, epsilon_;
+};
+
+}  // namespace
+
+std::unique_ptr<Kernel> make_gradient_norm(const Arguments& a, CpuDevice& device) {
+  return std::make_unique<GradientNorm>(a, device);
+}
+
+std::unique_ptr<Kernel> make_adamw(const Arguments& a, CpuDevice& device) { return std::make_unique<AdamWKernel>(a, device); }
+
+}  // namespace omni_id::cpu

@@ -1,0 +1,133 @@
+// The masked patch gather and its gradient:
+//   patch_gather: images [images, channels, height, width] → rows [images · K, channels · patch²], row i · K + k being patch
+//     visible[i · K + k] of image i; without `visible` every patch, in order. Only what is visible is ever read.
+//   patch_gather_gradient: the rows' gradient back in its place in the images; zeros elsewhere.
+// `order` of a row is channels_last, [y][x][channel] (as in MAE), or channels_first, [channel][y][x] (a convolution's weight).
+#include "cpu/operators/operators.h"
+#include "graph/rounding.h"
+#include "operators/patches.h"
+
+namespace omni_id::operators {
+
+namespace {
+
+constexpr const char* kName = "patch_gather";
+constexpr const char* kGradient = "patch_gather_gradient";
+
+int64_t rows_of(const Arguments& a, const PatchGrid& grid, const char* op) {
+  if (!a.has(1)) return grid.images * grid.patches();
+  require(a[1].shape.size() == 1 && a[1].shape[0] % grid.images == 0, op,
+          "visible is " + to_string(a[1]) + ", expected as many for each of " + std::to_string(grid.images) + " images");
+  return a[1].shape[0];
+}
+
+std::vector<TensorType> shapes(const Arguments& a) {
+  require(a[0].dtype == DType::f32, kName, "images are " + to_string(a[0]) + ", expected f32");
+  const PatchGrid grid = patch_grid(a[0].shape, a.integer("patch"), channels_first(a, kName), kName);
+  const DType dtype = dtype_named(a.text("output"));
+  require(dtype == DType::f32 || dtype == DType::bf16, kName, "output must be f32 or bf16");
+  return {{dtype, {rows_of(a, grid, kName), grid.depth()}}};
+}
+
+int64_t patch_of(const Arguments& a, const PatchGrid& grid, const std::vector<ReferenceTensor>& in, int64_t row) {
+  return a.has(1) ? static_cast<int64_t>(in[1].values[row]) : row % grid.patches();
+}
+
+// Copies: no error but the rounding of the result.
+void reference(const Arguments& a, const std::vector<ReferenceTensor>& in, std::vector<ReferenceTensor>& out) {
+  const PatchGrid grid = patch_grid(a[0].shape, a.integer("patch"), channels_first(a, kName), kName);
+  const int64_t rows = rows_of(a, grid, kName), image_elements = grid.channels * grid.height * grid.width;
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t image = row / (rows / grid.images), patch = patch_of(a, grid, in, row);
+    for (int64_t j = 0; j < grid.depth(); ++j) {
+      out[0].values[row * grid.depth() + j] = in[0].values[image * image_elements + grid.pixel(patch, j)];
+    }
+  }
+}
+
+PatchGrid gradient_grid(const Arguments& a) {
+  const Shape images{a.integer("images"), a.integer("channels"), a.integer("height"), a.integer("width")};
+  return patch_grid(images, a.integer("patch"), channels_first(a, kGradient), kGradient);
+}
+
+std::vector<TensorType> gradient_shapes(const Arguments& a) {
+  const PatchGrid grid = gradient_grid(a);
+  require(a[0].shape == Shape{rows_of(a, grid, kGradient), grid.depth()}, kGradient,
+          "rows are " + to_string(a[0]) + ", expected [" + std::to_string(rows_of(a, grid, kGradient)) + ", " +
+              std::to_string(grid.depth()) + "]");
+  return {{DType::f32, {grid.images, grid.channels, grid.height, grid.width}}};
+}
+
+void gradient_reference(const Arguments& a, const std::vector<ReferenceTensor>& in, std::vector<ReferenceTensor>& out) {
+  const PatchGrid grid = gradient_grid(a);
+  const int64_t rows = a[0].shape[0], image_elements = grid.channels * grid.height * grid.width;
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t image = row / (rows / grid.images), patch = patch_of(a, grid, in, row);
+    for (int64_t j = 0; j < grid.depth(); ++j) {
+      const int64_t at = image * image_elements + grid.pixel(patch, j);
+      out[0].values[at] += in[0].values[row * grid.depth() + j];
+      // A patch that is visible more than once gets a sum.
+      if (out[0].values[at] != in[0].values[row * grid.depth() + j]) out[0].errors[at] += kRoundingF32 * 8.0;
+    }
+  }
+}
+
+double flops(const Arguments&) { return 0.0; }
+int64_t sum_length(const Arguments&) { return 1; }
+
+Attributes of(int64_t patch, const char* order, const char* output) {
+  return {{"patch", patch}, {"order", std::string(order)}, {"output", std::string(output)}};
+}
+
+}  // namespace
+
+const OperatorRow patch_gather = {
+    .name = kName,
+    .inputs = {{"images", InputRole::plain}, {"visible", InputRole::index, true}},
+    .attributes = {{"patch", int64_t{1}}, {"order", std::string("channels_last")}, {"output", std::string("f32")}},
+    .shapes = shapes,
+    .cpu = cpu::make_patch_gather,
+    .reference = reference,
+    .flops = flops,
+    .sum_length = sum_length,
+    .cases =
+        {
+            {{{1, 1, 1, 1}, {}}, of(1, "channels_last", "f32"), {}},
+            {{{2, 3, 14, 21}, {4}}, of(7, "channels_last", "f32"), {{1, {5, 0, 3, 2}}}},
+            {{{2, 3, 14, 21}, {}}, of(7, "channels_first", "f32"), {}},
+            {{{3, 2, 8, 12}, {6}}, of(4, "channels_last", "bf16"), {{1, {5, 0, 3, 2, 1, 4}}}},
+            {{{1, 3, 28, 28}, {}}, of(14, "channels_first", "bf16"), {}},
+        },
+};
+
+const OperatorRow patch_gather_gradient = {
+    .name = kGradient,
+    .inputs = {{"rows", InputRole::plain}, {"visible", InputRole::index, true}},
+    .attributes = {{"patch", int64_t{1}},
+                   {"order", std::string("channels_last")},
+                   {"images", int64_t{1}},
+                   {"channels", int64_t{3}},
+                   {"height", int64_t{1}},
+                   {"width", int64_t{1}}},
+    .shapes = gradient_shapes,
+    .cpu = cpu::make_patch_gather_gradient,
+    .reference = gradient_reference,
+    .flops = flops,
+    .sum_length = sum_length,
+    .cases =
+        {
+            {{{4, 147}, {4}},
+             {{"patch", int64_t{7}}, {"images", int64_t{2}}, {"height", int64_t{14}}, {"width", int64_t{21}}},
+             {{1, {5, 0, 3, 2}}}},
+            {{{12, 32}, {}},
+             {{"patch", int64_t{4}},
+              {"order", std::string("channels_first")},
+              {"images", int64_t{2}},
+              {"channels", int64_t{2}},
+              {"height", int64_t{8}},
+              {"width", int64_t{12}}},
+             {}},
+        },
+};
+
+}  // namespace omni_id::operators
