@@ -90,6 +90,8 @@ struct OperatorRow {
   std::unique_ptr<Kernel> (*cpu)(const Arguments&, CpuDevice&);
   // Fills values and errors of the outputs, which have their sizes.
   void (*reference)(const Arguments&, const std::vector<ReferenceTensor>& inputs, std::vector<ReferenceTensor>& outputs);
+  // Replaces drawn inputs by what must fit the others, such as the forward's results that a gradient reads. Null: none must.
+  void (*fit_inputs)(const Arguments&, std::vector<ReferenceTensor>& inputs) = nullptr;
   // Multiplications and additions, for GFLOP/s.
   double (*flops)(const Arguments&);
   // The length of the longest sum behind one output element, which rounding errors depend on.

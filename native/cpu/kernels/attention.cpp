@@ -293,6 +293,9 @@ void attend(const Attention* g, void* base) {
   }
   for (int64_t query = 0; query < g->queries; ++query) {
     store_row(s.accumulator + query * padded_dim, s.sum[query], dim, (Source*)g->out + query * g->out_stride);
+    if (g->logsumexp) {
+      g->logsumexp[query * g->logsumexp_stride] = s.maximum[query] * 0.693147181f + __builtin_logf(s.sum[query]);
+    }
   }
 }
 
@@ -305,6 +308,7 @@ void attention(const Attention* g, void* scratch) {
     const size_t row_bytes = (size_t)g->head_dim * (g->type == kBf16 ? 2 : 4);
     for (int64_t i = 0; i < g->queries; ++i) {
       __builtin_memset((char*)g->out + (size_t)(i * g->out_stride) * (g->type == kBf16 ? 2 : 4), 0, row_bytes);
+      if (g->logsumexp) g->logsumexp[i * g->logsumexp_stride] = 0.0f;
     }
     return;
   }

@@ -46,7 +46,8 @@ struct Attention {
   const void* k;
   const void* v;
   void* out;
-  int64_t q_stride, k_stride, v_stride, out_stride;
+  float* logsumexp;  // of a query's scaled scores, or null: not wanted
+  int64_t q_stride, k_stride, v_stride, out_stride, logsumexp_stride;
   int64_t queries, keys;
   int64_t head_dim;
   float scale;
