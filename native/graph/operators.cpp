@@ -6,7 +6,8 @@ namespace omni_id {
 
 const std::vector<const OperatorRow*>& operator_table() {
   static const std::vector<const OperatorRow*> table = {
-      &operators::linear, &operators::layer_norm, &operators::attention, &operators::patch_embedding, &operators::concat_rows,
+      &operators::linear,          &operators::layer_norm,  &operators::attention, &operators::attention_gradient,
+      &operators::patch_embedding, &operators::concat_rows,
   };
   return table;
 }

@@ -114,6 +114,7 @@ namespace operators {
 extern const OperatorRow linear;
 extern const OperatorRow layer_norm;
 extern const OperatorRow attention;
+extern const OperatorRow attention_gradient;
 extern const OperatorRow patch_embedding;
 extern const OperatorRow concat_rows;
 }  // namespace operators

@@ -68,7 +68,9 @@ Result compared(const TensorType& type, const ReferenceTensor& reference, const 
 bool takes_bf16(const OperatorRow& row, const InputRule& rule) {
   const std::string name = rule.name, op = row.name;
   return rule.role == InputRole::matrix || (op == "linear" && name == "x") ||
-         (op == "attention" && rule.role == InputRole::plain) || (op == "concat_rows" && name == "x");
+         (op == "attention" && rule.role == InputRole::plain) ||
+         (op == "attention_gradient" && rule.role == InputRole::plain && name != "logsumexp") ||
+         (op == "concat_rows" && name == "x");
 }
 
 // Runs one case as a plan of a single node; a result for each output. `narrow`: activations and matrices in bf16 wherever the

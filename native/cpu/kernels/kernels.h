@@ -58,6 +58,19 @@ struct Attention {
   int64_t next_queries, next_keys;
 };
 
+// The gradient of one head of one sequence, or of some of its queries or keys, whose sums are the same wherever it is cut.
+struct AttentionGradient {
+  const void *dout, *q, *k, *v, *out;
+  const float* logsumexp;
+  void* dq;       // null: not wanted; otherwise all keys must be there
+  void *dk, *dv;  // null: not wanted; otherwise all queries must be there
+  int64_t dout_stride, q_stride, k_stride, v_stride, out_stride, logsumexp_stride, dq_stride, dk_stride, dv_stride;
+  int64_t queries, keys;
+  int64_t head_dim;
+  float scale;
+  ElementType type;  // of all but logsumexp
+};
+
 // out[i, :] = (x[i, :] − mean) / sqrt(variance + epsilon) · weight + bias
 struct LayerNorm {
   const float* x;
@@ -92,6 +105,8 @@ struct KernelTable {
   void (*gemm_block)(const Gemm*, int64_t row_begin, int64_t row_end, int64_t panel_begin, int64_t panel_end, void* scratch);
   size_t (*attention_scratch_bytes)(const Attention*);
   void (*attention)(const Attention*, void* scratch);
+  size_t (*attention_gradient_scratch_bytes)(const AttentionGradient*);
+  void (*attention_gradient)(const AttentionGradient*, void* scratch);
   void (*layer_norm)(const LayerNorm*, int64_t row_begin, int64_t row_end);
   size_t (*resample_scratch_bytes)(const Resample*);
   void (*resample_rows)(const Resample*, int64_t row_begin, int64_t row_end, void* scratch);

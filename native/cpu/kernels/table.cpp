@@ -10,6 +10,8 @@ size_t gemm_scratch_bytes(const Gemm*, int64_t rows, int64_t panels);
 void gemm_block(const Gemm*, int64_t row_begin, int64_t row_end, int64_t panel_begin, int64_t panel_end, void* scratch);
 size_t attention_scratch_bytes(const Attention*);
 void attention(const Attention*, void* scratch);
+size_t attention_gradient_scratch_bytes(const AttentionGradient*);
+void attention_gradient(const AttentionGradient*, void* scratch);
 void layer_norm(const LayerNorm*, int64_t row_begin, int64_t row_end);
 size_t resample_scratch_bytes(const Resample*);
 void resample_rows(const Resample*, int64_t row_begin, int64_t row_end, void* scratch);
@@ -29,6 +31,8 @@ const KernelTable& kernels() {
       gemm_block,
       attention_scratch_bytes,
       attention,
+      attention_gradient_scratch_bytes,
+      attention_gradient,
       layer_norm,
       resample_scratch_bytes,
       resample_rows,
