@@ -14,6 +14,7 @@ const std::vector<const OperatorRow*>& operator_table() {
       &operators::linear_input_gradient,
       &operators::linear_weight_gradient,
       &operators::layer_norm_gradient,
+      &operators::attention_gradient,
       &operators::concat_rows_gradient,
       &operators::patch_embedding_gradient,
       &operators::patch_gather,

@@ -2,7 +2,6 @@
 
 #include <map>
 #include <memory>
-#include <set>
 #include <string>
 #include <variant>
 #include <vector>
@@ -79,7 +78,6 @@ struct OperatorCase {
   std::vector<Shape> inputs;  // an empty shape: this optional input is absent
   Attributes attributes;
   std::map<size_t, std::vector<int32_t>> indices;  // the values of index inputs
-  std::set<size_t> positive = {};                  // inputs whose values are positive
 };
 
 // One row of the operator table: everything that the rest of the engine, the tests and the benchmarks know of an operator.
@@ -95,6 +93,8 @@ struct OperatorRow {
   std::unique_ptr<Kernel> (*cpu)(const Arguments&, CpuDevice&);
   // Fills values and errors of the outputs, which have their sizes.
   void (*reference)(const Arguments&, const std::vector<ReferenceTensor>& inputs, std::vector<ReferenceTensor>& outputs);
+  // Replaces drawn inputs by what must fit the others, such as the forward's results that a gradient reads. Null: none must.
+  void (*fit_inputs)(const Arguments&, std::vector<ReferenceTensor>& inputs) = nullptr;
   // Multiplications and additions, for GFLOP/s.
   double (*flops)(const Arguments&);
   // The length of the longest sum behind one output element, which rounding errors depend on.
@@ -117,6 +117,7 @@ namespace operators {
 extern const OperatorRow linear;
 extern const OperatorRow layer_norm;
 extern const OperatorRow attention;
+extern const OperatorRow attention_gradient;
 extern const OperatorRow patch_embedding;
 extern const OperatorRow concat_rows;
 extern const OperatorRow linear_input_gradient;

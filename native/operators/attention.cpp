@@ -3,6 +3,8 @@
 // Sequences follow each other in the rows. Either all have the same length (`sequences` of them), or they are ragged:
 // `query_offsets` and `key_offsets` i32[sequences + 1], where sequence s owns rows [offsets[s], offsets[s + 1]), as in
 // flash-attention's varlen functions. `scale` 0 stands for 1 / sqrt(head_dim). A sequence without keys gives zeros.
+// With `statistics` 1 there is a second output, logsumexp f32[query tokens, heads]: ln Σ exp(scaled score) over the keys, from
+// which the gradient recomputes the weights. It is 0 for a sequence without keys.
 #include <cmath>
 
 #include "cpu/operators/operators.h"
@@ -37,7 +39,10 @@ std::vector<TensorType> shapes(const Arguments& a) {
             std::to_string(sequences) + " sequences do not divide q " + to_string(q) + " and k " + to_string(k));
   }
   require(a.number("scale") >= 0.0, kName, "scale must not be negative");
-  return {q};
+  const int64_t statistics = a.integer("statistics");
+  require(statistics == 0 || statistics == 1, kName, "statistics is " + std::to_string(statistics) + ", expected 0 or 1");
+  if (statistics == 0) return {q};
+  return {q, {DType::f32, {q.shape[0], heads}}};
 }
 
 int64_t sum_length(const Arguments& a) { return a[0].columns() / a.integer("heads") + a[1].shape[0]; }
@@ -45,7 +50,8 @@ int64_t sum_length(const Arguments& a) { return a[0].columns() / a.integer("head
 // Errors: a score's, which is a sum of head_dim products, scaled and taken from the largest with a rounding each, and of the
 // power's polynomial (cpu/kernels/attention.cpp) change a weight in proportion, and the result by weight · (v − result), since
 // the weights add up to one; bf16 weights are rounded, which changes the result by weight · v; then come the sums of weights
-// and of weighted values, and the division.
+// and of weighted values, and the division. A score's error changes logsumexp by weight · error. The polynomial's errors may
+// all have one sign there, since nothing is taken off again; the sum's are relative, and so absolute in its logarithm.
 void reference(const Arguments& a, const std::vector<ReferenceTensor>& in, std::vector<ReferenceTensor>& out) {
   const int64_t heads = a.integer("heads"), sequences = a.integer("sequences"), width = a[0].columns();
   const int64_t dim = width / heads;
@@ -60,6 +66,7 @@ void reference(const Arguments& a, const std::vector<ReferenceTensor>& in, std::
     for (int64_t i = offset(3, s, a[0].shape[0]); i < offset(3, s + 1, a[0].shape[0]); ++i) {
       for (int64_t h = 0; h < heads; ++h) {
         std::vector<double> weights(static_cast<size_t>(k_end - k_begin)), errors(weights.size());
+        if (weights.empty()) continue;
         double top = -INFINITY, sum = 0.0;
         for (int64_t j = k_begin; j < k_end; ++j) {
           double dot = 0.0, magnitude = 0.0;
@@ -77,6 +84,15 @@ void reference(const Arguments& a, const std::vector<ReferenceTensor>& in, std::
           sum += weights[j] = std::exp(weights[j] - top);
         }
         for (double& w : weights) w /= sum;
+        if (out.size() > 1) {
+          const double logarithm = std::log(sum);
+          IndependentErrors of_scores;
+          for (size_t j = 0; j < weights.size(); ++j) of_scores.add(weights[j] * (errors[j] - power_error));
+          out[1].values[i * heads + h] = top + logarithm;
+          out[1].errors[i * heads + h] =
+              of_scores.together() + power_error +
+              kRoundingF32 * (roundings_of_positives(sum_length(a)) + 3.0 * std::abs(top) + 2.0 * logarithm);
+        }
         for (int64_t d = 0; d < dim; ++d) {
           const auto v = [&](size_t j) { return in[2].values[(k_begin + static_cast<int64_t>(j)) * width + h * dim + d]; };
           double value = 0.0, magnitude = 0.0;
@@ -98,7 +114,9 @@ void reference(const Arguments& a, const std::vector<ReferenceTensor>& in, std::
   }
 }
 
-Attributes of(int64_t heads, int64_t sequences) { return {{"heads", heads}, {"sequences", sequences}}; }
+Attributes of(int64_t heads, int64_t sequences, int64_t statistics = 0) {
+  return {{"heads", heads}, {"sequences", sequences}, {"statistics", statistics}};
+}
 
 }  // namespace
 
@@ -109,7 +127,7 @@ const OperatorRow attention = {
                {"v", InputRole::plain},
                {"query_offsets", InputRole::index, true},
                {"key_offsets", InputRole::index, true}},
-    .attributes = {{"heads", int64_t{1}}, {"sequences", int64_t{1}}, {"scale", 0.0}},
+    .attributes = {{"heads", int64_t{1}}, {"sequences", int64_t{1}}, {"scale", 0.0}, {"statistics", int64_t{0}}},
     .shapes = shapes,
     .cpu = cpu::make_attention,
     .reference = reference,
@@ -131,6 +149,9 @@ const OperatorRow attention = {
             {{{9, 32}, {40, 32}, {40, 32}, {4}, {4}}, of(2, 3), {{3, {0, 4, 5, 9}}, {4, {0, 1, 34, 40}}}},
             // The second sequence has no keys, the third no queries.
             {{{6, 24}, {11, 24}, {11, 24}, {4}, {4}}, of(1, 3), {{3, {0, 4, 6, 6}}, {4, {0, 7, 7, 11}}}},
+            {{{10, 48}, {14, 48}, {14, 48}, {}, {}}, of(3, 2, 1), {}},
+            {{{3, 64}, {1300, 64}, {1300, 64}, {}, {}}, of(1, 1, 1), {}},
+            {{{6, 24}, {11, 24}, {11, 24}, {4}, {4}}, of(1, 3, 1), {{3, {0, 4, 6, 6}}, {4, {0, 7, 7, 11}}}},
         },
 };
 

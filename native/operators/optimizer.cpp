@@ -86,6 +86,13 @@ void reference(const Arguments& a, const std::vector<ReferenceTensor>& in, std::
   }
 }
 
+// Second moments, the norm, the settings, rates and decays are positive.
+void fit_inputs(const Arguments&, std::vector<ReferenceTensor>& in) {
+  for (const Input input : {kSecond, kNorm, kSettings, kRates, kDecays}) {
+    for (double& value : in[input].values) value = std::abs(value) + 0.1;
+  }
+}
+
 }  // namespace
 
 const OperatorRow gradient_norm = {
@@ -116,15 +123,17 @@ const OperatorRow adamw = {
     .shapes = shapes,
     .cpu = cpu::make_adamw,
     .reference = reference,
+    .fit_inputs = fit_inputs,
     .flops = [](const Arguments& a) { return 16.0 * static_cast<double>(a[0].elements()); },
     .sum_length = [](const Arguments&) { return int64_t{2}; },
     .cases =
         {
-            {{{70}, {70}, {70}, {70}, {1}, {5}, {3}, {2}, {2}, {}}, {}, {{6, {0, 33, 70}}}, {3, 4, 5, 7, 8}},
-            {{{1000}, {1000}, {1000}, {1000}, {1}, {5}, {4}, {3}, {3}, {1000}},
-             {{"beta2", 0.999}},
-             {{6, {0, 17, 17, 1000}}},
-             {3, 4, 5, 7, 8}},
+            {{{70}, {70}, {70}, {70}, {1}, {5}, {3}, {2}, {2}, {}}, {}, {{6, {0, 33, 70}}}},
+            {
+                {{1000}, {1000}, {1000}, {1000}, {1}, {5}, {4}, {3}, {3}, {1000}},
+                {{"beta2", 0.999}},
+                {{6, {0, 17, 17, 1000}}},
+            },
         },
 };
 

@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <map>
 #include <random>
+#include <set>
 
 #include "base/error.h"
 #include "base/float_formats.h"
@@ -19,6 +21,7 @@ using test::check;
 
 namespace {
 
+// One output of a case.
 struct Result {
   std::vector<double> expected, tolerance;
   std::vector<float> actual;
@@ -29,100 +32,149 @@ double rounded(double value, DType dtype) {
   return dtype == DType::bf16 ? float_from_bf16(bf16_from_float(f)) : f;
 }
 
-// Runs one case as a plan of a single node. `narrow`: activations and matrices in bf16 wherever the operator takes them.
-Result run_case(const OperatorRow& row, const OperatorCase& one, bool narrow, const std::shared_ptr<CpuDevice>& device) {
+void write_values(std::byte* to, DType dtype, const std::vector<double>& values) {
+  for (const double value : values) {
+    const float f = static_cast<float>(value);
+    const int32_t integer = dtype == DType::i32 ? static_cast<int32_t>(value) : 0;
+    const uint16_t half = bf16_from_float(f);
+    const void* from = dtype == DType::i32    ? static_cast<const void*>(&integer)
+                       : dtype == DType::bf16 ? static_cast<const void*>(&half)
+                                              : static_cast<const void*>(&f);
+    std::memcpy(to, from, size_of(dtype));
+    to += size_of(dtype);
+  }
+}
+
+// What a run wrote, beside what it should have written and how far it may be off.
+Result compared(const TensorType& type, const ReferenceTensor& reference, const std::byte* written) {
+  Result result{reference.values, reference.errors, {}};
+  for (size_t j = 0; j < result.expected.size(); ++j) {
+    double& tolerance = result.tolerance[j];
+    const double expected = result.expected[j];
+    // A bf16 value that is only copied is not rounded.
+    if (type.dtype == DType::bf16 && (tolerance > 0.0 || rounded(expected, DType::bf16) != expected)) {
+      tolerance += rounding_to_bf16(std::abs(expected) + tolerance);
+    }
+    if (type.dtype == DType::bf16) {
+      uint16_t bits;
+      std::memcpy(&bits, written + 2 * j, 2);
+      result.actual.push_back(float_from_bf16(bits));
+    } else {
+      result.actual.push_back(reinterpret_cast<const float*>(written)[j]);
+    }
+  }
+  return result;
+}
+
+// bf16 for what the models keep in bf16: activations, what leads back to them, and matrices.
+bool takes_bf16(const OperatorRow& row, const InputRule& rule) {
+  static const std::map<std::string, std::set<std::string>> narrow = {
+      {"linear", {"x"}},
+      {"attention", {"q", "k", "v"}},
+      {"attention_gradient", {"dout", "q", "k", "v", "out"}},
+      {"concat_rows", {"x"}},
+      {"linear_input_gradient", {"d", "derivative_at"}},
+      {"linear_weight_gradient", {"d", "x"}},
+      {"layer_norm_gradient", {"dy"}},
+      {"concat_rows_gradient", {"dy"}},
+      {"patch_gather_gradient", {"rows"}},
+      {"patch_scatter", {"rows"}},
+      {"add", {"a", "b"}},
+      {"activation_gradient", {"dy", "x"}},
+      {"column_sums", {"x"}},
+  };
+  const auto names = narrow.find(row.name);
+  return rule.role == InputRole::matrix || (names != narrow.end() && names->second.count(rule.name) == 1);
+}
+
+// Runs one case as a plan of a single node; a result for each output. `narrow`: activations and matrices in bf16 wherever the
+// operator takes them. `packed`: matrices are weights, which the device packs, and not inputs like any other.
+std::vector<Result> run_case(const OperatorRow& row, const OperatorCase& one, bool narrow, bool packed,
+                             const std::shared_ptr<CpuDevice>& device) {
   std::mt19937 random(static_cast<uint32_t>(one.inputs[0].empty() ? 1 : one.inputs[0].back() * 7919 + one.inputs.size()));
   std::normal_distribution<double> normal;
   Graph graph;
   Node node{&row, {}, {}, one.attributes};
-  auto weights = std::make_shared<WeightStore>();
-  std::map<std::string, Binding> bindings;
-  std::vector<ReferenceTensor> references;
+  std::vector<ReferenceTensor> references;  // of inputs
   for (size_t i = 0; i < row.inputs.size(); ++i) {
     const InputRule& rule = row.inputs[i];
     const bool absent = i >= one.inputs.size() || one.inputs[i].empty();
     references.push_back({absent ? Shape{0} : one.inputs[i], {}, {}});
     node.inputs.push_back(absent ? -1 : static_cast<int>(graph.values.size()));
     if (absent) continue;
-    // bf16 for what the models keep in bf16: x of a linear layer, q, k and v, and matrices.
-    const std::string name = rule.name, op = row.name;
-    const bool takes_bf16 = rule.role == InputRole::matrix || (op == "linear" && name == "x") ||
-                            (op == "attention" && rule.role == InputRole::plain) || (op == "concat_rows" && name == "x");
-    Value value;
-    value.type = {rule.role == InputRole::index ? DType::i32 : narrow && takes_bf16 ? DType::bf16 : DType::f32, one.inputs[i]};
-    const int64_t n = value.type.elements();
-    ReferenceTensor& reference = references.back();
-    // The pixels of a patch embedding come in f32, and are rounded to the type of the weights that they are multiplied by.
-    const DType multiplied = narrow && op == "patch_embedding" && name == "pixels" ? DType::bf16 : value.type.dtype;
-    std::vector<double> given;
-    for (int64_t j = 0; j < n; ++j) {
-      given.push_back(rule.role == InputRole::index ? one.indices.at(i)[static_cast<size_t>(j)]
-                                                    : rounded(normal(random), value.type.dtype));
-      reference.values.push_back(rule.role == InputRole::index ? given.back() : rounded(given.back(), multiplied));
+    Value& value = graph.values.emplace_back();
+    value.type = {rule.role == InputRole::index     ? DType::i32
+                  : narrow && takes_bf16(row, rule) ? DType::bf16
+                                                    : DType::f32,
+                  one.inputs[i]};
+    // A packed weight is multiplied in its own type.
+    const auto compute = one.attributes.find("compute");
+    if (packed && rule.role == InputRole::matrix && compute != one.attributes.end()) {
+      value.type.dtype = dtype_named(std::get<std::string>(compute->second));
     }
-    if (rule.role == InputRole::matrix) {
-      const std::vector<float> f(given.begin(), given.end());
-      weights->set(name, one.inputs[i], f.data());
+    for (int64_t j = 0; j < value.type.elements(); ++j) {
+      references[i].values.push_back(rule.role == InputRole::index ? one.indices.at(i)[static_cast<size_t>(j)]
+                                                                   : rounded(normal(random), value.type.dtype));
+    }
+  }
+  const std::vector<Value> inputs = graph.values;
+  std::vector<const TensorType*> types;
+  for (int input : node.inputs) types.push_back(input < 0 ? nullptr : &inputs[static_cast<size_t>(input)].type);
+  const Arguments arguments = checked_arguments(row, types, one.attributes);
+  const std::vector<TensorType> output_types = row.shapes(arguments);
+  if (row.fit_inputs) row.fit_inputs(arguments, references);
+
+  auto weights = std::make_shared<WeightStore>();
+  std::map<std::string, Binding> bindings;
+  for (size_t i = 0; i < row.inputs.size(); ++i) {
+    if (node.inputs[i] < 0) continue;
+    const std::string name = row.inputs[i].name;
+    Value& value = graph.values[static_cast<size_t>(node.inputs[i])];
+    const DType dtype = value.type.dtype;
+    for (double& x : references[i].values) x = rounded(x, dtype);
+    if (packed && row.inputs[i].role == InputRole::matrix) {
+      const std::vector<float> given(references[i].values.begin(), references[i].values.end());
+      weights->set(name, one.inputs[i], given.data());
       value.kind = Value::Kind::weight;
       value.parts = {name};
     } else {
       value.name = name;
-      auto buffer = device->allocate(std::max<size_t>(1, value.type.bytes()));
-      for (int64_t j = 0; j < n; ++j) {
-        std::byte* to = buffer->data() + static_cast<size_t>(j) * size_of(value.type.dtype);
-        const double exact = given[static_cast<size_t>(j)];
-        const float f = static_cast<float>(exact);
-        const int32_t integer = rule.role == InputRole::index ? static_cast<int32_t>(exact) : 0;
-        const uint16_t half = bf16_from_float(f);
-        const void* from = value.type.dtype == DType::i32    ? static_cast<const void*>(&integer)
-                           : value.type.dtype == DType::bf16 ? static_cast<const void*>(&half)
-                                                             : static_cast<const void*>(&f);
-        std::memcpy(to, from, size_of(value.type.dtype));
-      }
-      bindings[name] = {buffer, 0};
+      bindings[name] = {device->allocate(std::max<size_t>(1, value.type.bytes())), 0};
+      write_values(bindings[name].buffer->data(), dtype, references[i].values);
     }
-    graph.values.push_back(value);
+    // The pixels of a patch embedding come in f32, and are rounded to the type of the weights that they are multiplied by.
+    const bool to_bf16 =
+        row.name == std::string("patch_embedding") && inputs[static_cast<size_t>(node.inputs[1])].type.dtype == DType::bf16;
+    if (to_bf16 && name == "pixels") {
+      for (double& x : references[i].values) x = rounded(x, DType::bf16);
+    }
   }
-  std::vector<const TensorType*> types;
-  for (int input : node.inputs) types.push_back(input < 0 ? nullptr : &graph.values[static_cast<size_t>(input)].type);
-  const Arguments arguments = checked_arguments(row, types, one.attributes);
-  const TensorType out_type = row.shapes(arguments)[0];
-  const std::vector<double> zeros(static_cast<size_t>(out_type.elements()), 0.0);
-  std::vector<ReferenceTensor> outputs{{out_type.shape, zeros, zeros}};
+  std::vector<ReferenceTensor> outputs;
+  for (size_t i = 0; i < output_types.size(); ++i) {
+    const TensorType& type = output_types[i];
+    const std::vector<double> zeros(static_cast<size_t>(type.elements()), 0.0);
+    outputs.push_back({type.shape, zeros, zeros});
+    const std::string name = "out" + std::to_string(i);
+    node.outputs.push_back(static_cast<int>(graph.values.size()));
+    graph.outputs.push_back({name, node.outputs.back()});
+    Value& value = graph.values.emplace_back();
+    value.kind = Value::Kind::result;
+    value.type = type;
+    bindings[name] = {device->allocate(std::max<size_t>(1, type.bytes())), 0};
+    std::memset(bindings[name].buffer->data(), 0xff, type.bytes());  // NaN: an element that is not written shows
+  }
   row.reference(arguments, references, outputs);
 
-  Value out;
-  out.kind = Value::Kind::result;
-  out.type = out_type;
-  node.outputs = {static_cast<int>(graph.values.size())};
-  graph.outputs = {{"out", node.outputs[0]}};
-  graph.values.push_back(out);
   graph.nodes = {node};
-  auto buffer = device->allocate(std::max<size_t>(1, out_type.bytes()));
-  std::memset(buffer->data(), 0xff, out_type.bytes());  // NaN: an element that is not written shows
-  bindings["out"] = {buffer, 0};
   const std::atomic<bool> cancelled{false};
   const auto plan = Plan::compile(graph, device, weights, cancelled);
   plan->check_bindings(bindings);
   plan->run(bindings, cancelled);
-
-  Result result{outputs[0].values, outputs[0].errors, {}};
-  for (int64_t j = 0; j < out_type.elements(); ++j) {
-    double& tolerance = result.tolerance[static_cast<size_t>(j)];
-    const double expected = result.expected[static_cast<size_t>(j)];
-    // A bf16 value that is only copied is not rounded.
-    if (out_type.dtype == DType::bf16 && (tolerance > 0.0 || rounded(expected, DType::bf16) != expected)) {
-      tolerance += rounding_to_bf16(std::abs(expected) + tolerance);
-    }
-    if (out_type.dtype == DType::bf16) {
-      uint16_t bits;
-      std::memcpy(&bits, buffer->data() + 2 * j, 2);
-      result.actual.push_back(float_from_bf16(bits));
-    } else {
-      result.actual.push_back(reinterpret_cast<const float*>(buffer->data())[j]);
-    }
+  std::vector<Result> results;
+  for (size_t i = 0; i < output_types.size(); ++i) {
+    results.push_back(compared(output_types[i], outputs[i], bindings["out" + std::to_string(i)].buffer->data()));
   }
-  return result;
+  return results;
 }
 
 void test_against_reference(const std::string& isa) {
@@ -130,24 +182,33 @@ void test_against_reference(const std::string& isa) {
   for (const OperatorRow* row : operator_table()) {
     check(!row->cases.empty(), std::string(row->name) + " has cases");
     size_t ran = 0;
-    for (const bool narrow : {false, true}) {
+    const bool has_matrices = std::any_of(row->inputs.begin(), row->inputs.end(),
+                                          [](const InputRule& rule) { return rule.role == InputRole::matrix; });
+    for (const auto& [narrow, packed] : {std::pair(false, true), {true, true}, {false, false}, {true, false}}) {
+      if (!packed && !has_matrices) continue;
       double worst = 0.0;  // error / tolerance
       for (const OperatorCase& one : row->cases) {
-        const Result result = run_case(*row, one, narrow, device);
-        double of_case = 0.0, off = 0.0, allowed = 0.0;
-        for (size_t j = 0; j < result.expected.size(); ++j) {
-          const double error = std::abs(result.expected[j] - result.actual[j]), tolerance = result.tolerance[j];
-          // A value that must be exact and is: 0 of 0.
-          const double ratio = error == 0.0 ? 0.0 : error / tolerance;
-          if (!(ratio <= of_case)) of_case = ratio, off = error, allowed = tolerance;
+        const std::vector<Result> results = run_case(*row, one, narrow, packed, device);
+        for (size_t output = 0; output < results.size(); ++output) {
+          const Result& result = results[output];
+          double of_case = 0.0, off = 0.0, allowed = 0.0;
+          for (size_t j = 0; j < result.expected.size(); ++j) {
+            const double error = std::abs(result.expected[j] - result.actual[j]), tolerance = result.tolerance[j];
+            // A value that must be exact and is: 0 of 0.
+            const double ratio = error == 0.0 ? 0.0 : error / tolerance;
+            if (!(ratio <= of_case)) of_case = ratio, off = error, allowed = tolerance;
+          }
+          if (!(of_case <= worst)) worst = of_case;
+          check(of_case <= 1.0, std::string(row->name) + " on " + isa + (narrow ? " bf16" : " f32") + " with " +
+                                    to_string(one.inputs[0]) + ", output " + std::to_string(output) + ": error " +
+                                    std::to_string(off) + ", at most " + std::to_string(allowed));
         }
-        if (!(of_case <= worst)) worst = of_case;
         ++ran;
-        check(of_case <= 1.0, std::string(row->name) + " on " + isa + (narrow ? " bf16" : " f32") + " with " +
-                                  to_string(one.inputs[0]) + ": error " + std::to_string(off) + ", at most " +
-                                  std::to_string(allowed));
       }
-      std::printf("%-12s %-16s %-5s worst error %.2f of the tolerance\n", isa.c_str(), row->name, narrow ? "bf16" : "f32",
+      std::printf("%-12s %-24s %-5s %-9s worst error %.2f of the tolerance\n", isa.c_str(), row->name, narrow ? "bf16" : "f32",
+                  !has_matrices ? ""
+                  : packed      ? "packed"
+                                : "unpacked",
                   worst);
     }
     check(ran > 0, std::string(row->name) + " ran");
@@ -205,7 +266,7 @@ void test_rejections() {
   const auto code = [&](OperatorRow row, const OperatorCase& bad) {
     // The reference would read out of bounds too, so only the plan's own check can be what answers.
     row.reference = [](const Arguments&, const std::vector<ReferenceTensor>&, std::vector<ReferenceTensor>&) {};
-    return test::code_of<EngineError>([&] { run_case(row, bad, false, device); });
+    return test::code_of<EngineError>([&] { run_case(row, bad, false, true, device); });
   };
   const OperatorCase& ragged = operators::attention.cases[6];
   check(code(operators::attention, ragged).empty(), "attention takes the offsets that the others are made of");

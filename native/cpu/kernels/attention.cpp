@@ -8,8 +8,8 @@
 // f32; in bf16 the sum is taken before the weights are rounded, as in flash-attention. Cost: 4 · queries · keys · head_dim
 // flops; reads q, k, v once and writes out once. Every query's result is independent of the others, so that callers may split
 // the queries freely.
+#include "cpu/kernels/attention_packing.h"
 #include "cpu/kernels/gemm_tile.h"
-#include "cpu/kernels/transpose.h"
 
 namespace omni_id::cpu::OMNI_ID_ISA_NAMESPACE {
 
@@ -60,129 +60,6 @@ Scratch lay_out(const Attention* g, void* base) {
   return s;
 }
 
-// A vector of words of a row of q, k or v, in the form that the tile multiplies: floats, or pairs of bfloat16 as they lie in
-// memory. Only the first `n` words are read, the others are zero.
-template <typename Source, typename T>
-OMNI_ID_INLINE Vector load_words(const Source* from, int64_t elements) {
-  constexpr int64_t kPair = 4 / sizeof(T);
-  if constexpr (sizeof(Source) == sizeof(T)) {
-    if (elements >= kWidth * kPair) return load((const float*)from);
-    if (elements % kPair == 0) return load_n((const float*)from, elements / kPair);
-  } else if (elements >= kWidth) {
-    return load_bf16((const uint16_t*)from);
-  }
-  float words[kWidth] = {};
-  for (int64_t i = 0; i < elements && i < kWidth * kPair; ++i) {
-    if constexpr (sizeof(Source) == sizeof(T)) {
-      __builtin_memcpy((T*)words + i, from + i, sizeof(T));
-    } else {
-      words[i] = float_of((uint32_t)from[i] << 16);
-    }
-  }
-  return load(words);
-}
-
-// A row of `elements` to the tile's type, zeros up to a whole vector.
-template <typename Source, typename T>
-OMNI_ID_INLINE void copy_row(const Source* from, int64_t elements, T* to) {
-  constexpr int64_t kStep = kWidth * (4 / sizeof(T));
-  for (int64_t i = 0; i < elements; i += kStep) store((float*)(to + i), load_words<Source, T>(from + i, elements - i));
-}
-
-// Keys, transposed in squares of kWidth × kWidth words: panel[dim / pair][32 keys]. Keys past the last one are zeros.
-template <typename Source, typename T>
-void pack_keys(const Source* k, int64_t stride, int64_t keys, int64_t dim, T* panels) {
-  constexpr int64_t kPair = 4 / sizeof(T);
-  const int64_t words = divide_up(dim, kPair);
-  for (int64_t key = 0; key < keys; key += kWidth) {
-    float* panel = (float*)panels + key / kPanelColumns * words * kPanelColumns + key % kPanelColumns;
-    for (int64_t word = 0; word < words; word += kWidth) {
-      Vector square[kWidth];
-#pragma GCC unroll 16
-      for (int64_t i = 0; i < kWidth; ++i) {
-        square[i] =
-            key + i < keys ? load_words<Source, T>(k + (key + i) * stride + word * kPair, dim - word * kPair) : splat(0.0f);
-      }
-      transpose(square);
-      const int64_t count = smaller(kWidth, words - word);
-#pragma GCC unroll 16
-      for (int64_t i = 0; i < kWidth; ++i) {
-        if (i < count) store(panel + (word + i) * kPanelColumns, square[i]);
-      }
-    }
-  }
-}
-
-#if defined(OMNI_ID_ISA_NEONBF16)
-// The first n of four bfloat16, as bits, zeros for the others; n may be any number.
-OMNI_ID_INLINE uint16x4_t load_bits_n(const uint16_t* p, int64_t n) {
-  if (n >= 4) return vld1_u16(p);
-  uint16_t bits[4] = {};
-  for (int64_t i = 0; i < n; ++i) bits[i] = p[i];
-  return vld1_u16(bits);
-}
-#endif
-
-// Values: panel[key / pair][32 dims][pair], the two keys of a pair interleaved.
-template <typename Source, typename T>
-void pack_values(const Source* v, int64_t stride, int64_t keys, int64_t dim, T* panels) {
-  constexpr int64_t kPair = 4 / sizeof(T);
-  const int64_t steps = divide_up(keys, kPair);
-  for (int64_t first = 0; first < dim; first += kPanelColumns) {
-    float* panel = (float*)panels + first * steps;
-    for (int64_t step = 0; step < steps; ++step) {
-      const Source* row = v + step * kPair * stride + first;
-      for (int64_t d = 0; d < kPanelColumns; d += kWidth) {
-        const int64_t n = dim - first - d;
-        Vector words = splat(0.0f);
-        if constexpr (kPair == 1) {
-          if (n > 0) words = load_words<Source, T>(row + d, n);
-        } else {
-#if defined(OMNI_ID_ISA_AVX512BF16)
-          const __mmask16 lanes = n >= kWidth ? (__mmask16)0xffff : n > 0 ? first_lanes(n) : (__mmask16)0;
-          const __m512i low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, row + d));
-          const __mmask16 second = step * kPair + 1 < keys ? lanes : (__mmask16)0;
-          const __m512i high = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(second, row + stride + d));
-          words = _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
-#elif defined(OMNI_ID_ISA_NEONBF16)
-          const uint16x4_t low = load_bits_n(row + d, n);
-          const uint16x4_t high = load_bits_n(row + stride + d, step * kPair + 1 < keys ? n : 0);
-          words = vreinterpretq_f32_u16(vcombine_u16(vzip1_u16(low, high), vzip2_u16(low, high)));
-#else
-          static_assert(kPair == 1, "an instruction set that multiplies pairs interleaves them here");
-#endif
-        }
-        store(panel + step * kPanelColumns + d, words);
-      }
-    }
-  }
-}
-
-OMNI_ID_INLINE void store_weight(float* to, Vector x) { store(to, x); }
-OMNI_ID_INLINE void store_weight(uint16_t* to, Vector x) { store_bf16(to, x); }
-
-// 2^x for x ≤ 0; below −126 it gives 2^−126. 2^f on [−½, ½] is a minimax polynomial: of degree 5 (relative error 8e-8) in f32,
-// and of degree 3 (7e-5, a thirtieth of the rounding to come) where weights are rounded to bfloat16 or were made of it.
-template <typename Source>
-OMNI_ID_INLINE Vector power_of_two(Vector x) {
-  x = larger_of(splat(-126.0f), x);  // of an unordered pair the second operand is taken, so that NaN stays NaN
-  const Vector n = round_to_integer(x);
-  const Vector f = subtract(x, n);
-  Vector p;
-  if constexpr (sizeof(Source) == 2) {
-    p = multiply_add(f, splat(0.05517167f), splat(0.24261113f));
-    p = multiply_add(p, f, splat(0.69326097f));
-    p = multiply_add(p, f, splat(0.99992806f));
-  } else {
-    p = multiply_add(f, splat(0.0013276472f), splat(0.009675541f));
-    p = multiply_add(p, f, splat(0.05550713f));
-    p = multiply_add(p, f, splat(0.2402212f));
-    p = multiply_add(p, f, splat(0.69314694f));
-    p = multiply_add(p, f, splat(1.0000001f));
-  }
-  return scale_by_power(p, n);
-}
-
 // Turns one row of scores into weights, updates its maximum and sum, and rescales what was accumulated under the old maximum.
 // `scale` is the attention's times log2(e), so that weights are powers of two.
 template <typename Source, typename T>
@@ -199,7 +76,7 @@ void softmax_row(float* scores, int64_t keys, float scale, T* weights, float* ma
   for (int64_t i = 0; i < padded; i += kWidth) {
     const Vector weight = power_of_two<Source>(multiply_add(load(scores + i), factor, shift));
     total = add(total, weight);
-    store_weight(weights + i, weight);
+    store_elements(weights + i, weight);
   }
   float carried = 0.0f;
   if (!first_block) {
@@ -227,20 +104,6 @@ void fetch_rows(const void* rows, int64_t stride, int64_t count, int64_t dim, in
   }
 }
 
-template <typename Source>
-void store_row(const float* accumulator, float sum, int64_t dim, Source* out) {
-  const Vector scale = splat(1.0f / sum);
-  for (int64_t d = 0; d < dim; d += kWidth) {
-    const int64_t n = smaller(kWidth, dim - d);
-    const Vector x = multiply(load(accumulator + d), scale);
-    if constexpr (sizeof(Source) == 2) {
-      n == kWidth ? store_bf16(out + d, x) : store_bf16_n(out + d, x, n);
-    } else {
-      n == kWidth ? store(out + d, x) : store_n(out + d, x, n);
-    }
-  }
-}
-
 // Source: the type in memory. T: the type that the tile multiplies.
 template <typename Source, typename T>
 void attend(const Attention* g, void* base) {
@@ -257,8 +120,8 @@ void attend(const Attention* g, void* base) {
   for (int64_t key = 0; key < g->keys; key += kKeyBlock) {
     const int64_t keys = smaller(kKeyBlock, g->keys - key);
     const int64_t key_steps = divide_up(keys, kPair);
-    pack_keys((const Source*)g->k + key * g->k_stride, g->k_stride, keys, dim, (T*)s.keys);
-    pack_values((const Source*)g->v + key * g->v_stride, g->v_stride, keys, dim, (T*)s.values);
+    pack_transposed((const Source*)g->k + key * g->k_stride, g->k_stride, keys, dim, (T*)s.keys);
+    pack_rows((const Source*)g->v + key * g->v_stride, g->v_stride, keys, dim, (T*)s.values);
     for (int64_t query = 0; query < g->queries; query += kTileRows) {
       const int64_t rows = smaller(kTileRows, g->queries - query);
       if (key == 0) {
@@ -292,7 +155,10 @@ void attend(const Attention* g, void* base) {
     }
   }
   for (int64_t query = 0; query < g->queries; ++query) {
-    store_row(s.accumulator + query * padded_dim, s.sum[query], dim, (Source*)g->out + query * g->out_stride);
+    store_row(s.accumulator + query * padded_dim, 1.0f / s.sum[query], dim, (Source*)g->out + query * g->out_stride);
+    if (g->logsumexp) {
+      g->logsumexp[query * g->logsumexp_stride] = s.maximum[query] * 0.693147181f + __builtin_logf(s.sum[query]);
+    }
   }
 }
 
@@ -305,6 +171,7 @@ void attention(const Attention* g, void* scratch) {
     const size_t row_bytes = (size_t)g->head_dim * (g->type == kBf16 ? 2 : 4);
     for (int64_t i = 0; i < g->queries; ++i) {
       __builtin_memset((char*)g->out + (size_t)(i * g->out_stride) * (g->type == kBf16 ? 2 : 4), 0, row_bytes);
+      if (g->logsumexp) g->logsumexp[i * g->logsumexp_stride] = 0.0f;
     }
     return;
   }

@@ -52,9 +52,9 @@ void column_sums(const ColumnSums* g, int64_t column_begin, int64_t column_end) 
 }
 
 void adamw(const AdamW* g) {
-  const Vector clip = splat(g->clip), beta1 = splat(g->beta1), rest1 = splat(1.0f - g->beta1), beta2 = splat(g->beta2);
-  const Vector rest2 = splat(1.0f - g->beta2), root = splat(g->root_of_c2), epsilon = splat(g->epsilon), step = splat(g->step);
-  const Vector kept = splat(g->kept), decay = splat(g->average_decay), rest = splat(1.0f - g->average_decay);
+  const Vector clip = splat(g->clip), kept = splat(g->kept), step = splat(g->step), root = splat(g->root_of_c2);
+  const Vector beta1 = splat(g->beta1), rest1 = splat(g->rest1), beta2 = splat(g->beta2), rest2 = splat(g->rest2);
+  const Vector epsilon = splat(g->epsilon), decay = splat(g->decay), rest = splat(g->rest);
   for (int64_t i = 0; i < g->count; i += kWidth) {
     const int64_t n = smaller(kWidth, g->count - i);
     const Vector gradient = multiply(load_any(g->gradients, kF32, i, n), clip);

@@ -79,7 +79,8 @@ struct Attention {
   const void* k;
   const void* v;
   void* out;
-  int64_t q_stride, k_stride, v_stride, out_stride;
+  float* logsumexp;  // of a query's scaled scores, or null: not wanted
+  int64_t q_stride, k_stride, v_stride, out_stride, logsumexp_stride;
   int64_t queries, keys;
   int64_t head_dim;
   float scale;
@@ -88,6 +89,19 @@ struct Attention {
   // Null: nothing.
   const void *next_q, *next_k, *next_v;
   int64_t next_queries, next_keys;
+};
+
+// The gradient of one head of one sequence, or of some of its queries or keys, whose sums are the same wherever it is cut.
+struct AttentionGradient {
+  const void *dout, *q, *k, *v, *out;
+  const float* logsumexp;
+  void* dq;       // null: not wanted; otherwise all keys must be there
+  void *dk, *dv;  // null: not wanted; otherwise all queries must be there
+  int64_t dout_stride, q_stride, k_stride, v_stride, out_stride, logsumexp_stride, dq_stride, dk_stride, dv_stride;
+  int64_t queries, keys;
+  int64_t head_dim;
+  float scale;
+  ElementType type;  // of all but logsumexp
 };
 
 // out[i, :] = (x[i, :] − mean) / sqrt(variance + epsilon) · weight + bias
@@ -145,7 +159,8 @@ struct AdamW {
   const float *values, *gradients, *first, *second, *average;
   float *values_out, *first_out, *second_out, *average_out;
   int64_t count;
-  float clip, kept, step, beta1, beta2, root_of_c2, epsilon, average_decay;  // kept: 1 − rate · decay; step: rate / c₁
+  float clip, kept, step, root_of_c2, epsilon;    // kept: 1 − rate · decay; step: rate / c₁
+  float beta1, rest1, beta2, rest2, decay, rest;  // rest: 1 − the other, rounded once; decay is the average's
 };
 
 // One direction of an image resize: `outputs` weighted sums over runs of `taps[i]` pixels (or rows) from `first[i]`.
@@ -173,6 +188,8 @@ struct KernelTable {
   void (*pack_transposed)(const PackTransposed*, int64_t group_begin, int64_t group_end);
   size_t (*attention_scratch_bytes)(const Attention*);
   void (*attention)(const Attention*, void* scratch);
+  size_t (*attention_gradient_scratch_bytes)(const AttentionGradient*);
+  void (*attention_gradient)(const AttentionGradient*, void* scratch);
   void (*layer_norm)(const LayerNorm*, int64_t row_begin, int64_t row_end);
   // `sums` [2][columns]: those of the rows of this call, of dy ⊙ x̂ and of dy.
   void (*layer_norm_gradient)(const LayerNormGradient*, int64_t row_begin, int64_t row_end, float* sums);

@@ -14,6 +14,8 @@ int64_t packed_rows_per_group();
 void pack_transposed(const PackTransposed*, int64_t group_begin, int64_t group_end);
 size_t attention_scratch_bytes(const Attention*);
 void attention(const Attention*, void* scratch);
+size_t attention_gradient_scratch_bytes(const AttentionGradient*);
+void attention_gradient(const AttentionGradient*, void* scratch);
 void layer_norm(const LayerNorm*, int64_t row_begin, int64_t row_end);
 void layer_norm_gradient(const LayerNormGradient*, int64_t row_begin, int64_t row_end, float* sums);
 void column_sums(const ColumnSums*, int64_t column_begin, int64_t column_end);
@@ -43,6 +45,8 @@ const KernelTable& kernels() {
       pack_transposed,
       attention_scratch_bytes,
       attention,
+      attention_gradient_scratch_bytes,
+      attention_gradient,
       layer_norm,
       layer_norm_gradient,
       column_sums,

@@ -106,6 +106,10 @@ class AttentionKernel final : public Kernel {
     one.k_stride = call.inputs[1].row_stride;
     one.v_stride = call.inputs[2].row_stride;
     one.out_stride = call.outputs[0].row_stride;
+    if (call.outputs.size() > 1) {
+      one.logsumexp_stride = call.outputs[1].row_stride;
+      one.logsumexp = call.outputs[1].as<float>() + task.query * one.logsumexp_stride + task.head;
+    }
     one.queries = task.queries;
     one.keys = task.keys;
     return one;

@@ -61,6 +61,8 @@ Multiplier::Multiplier(const Arguments& a, size_t input, bool transposed) : pack
   panels_.from_type = element(type.dtype);
   panels_.to_type = element(product_type(a, type));
   panels_.transposed = transposed;
+  require(!packed_ || panels_.from_type == panels_.to_type, "matrix",
+          "a packed weight is multiplied in its own type, " + std::string(name_of(type.dtype)));
   panels_.n = transposed ? rows : columns;
   panels_.k = transposed ? columns : rows;
 }

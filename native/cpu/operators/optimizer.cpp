@@ -44,8 +44,8 @@ class AdamWKernel final : public Kernel {
       : device_(device),
         count_(a[0].elements()),
         segments_(a[7].elements()),
-        beta1_(static_cast<float>(a.number("beta1"))),
-        beta2_(static_cast<float>(a.number("beta2"))),
+        beta1_(a.number("beta1")),
+        beta2_(a.number("beta2")),
         epsilon_(static_cast<float>(a.number("epsilon"))) {}
 
   void run(const KernelCall& call) override {
@@ -60,11 +60,14 @@ class AdamWKernel final : public Kernel {
     }
     AdamW all{};
     all.clip = settings[3] > 0.0f ? std::min(1.0f, settings[3] / (norm + 1e-6f)) : 1.0f;
-    all.beta1 = beta1_;
-    all.beta2 = beta2_;
+    all.beta1 = static_cast<float>(beta1_);
+    all.rest1 = static_cast<float>(1.0 - beta1_);
+    all.beta2 = static_cast<float>(beta2_);
+    all.rest2 = static_cast<float>(1.0 - beta2_);
     all.epsilon = epsilon_;
     all.root_of_c2 = std::sqrt(settings[2]);
-    all.average_decay = settings[4];
+    all.decay = settings[4];
+    all.rest = 1.0f - settings[4];
     struct Task {
       int64_t segment, first, count;
     };
@@ -105,7 +108,8 @@ class AdamWKernel final : public Kernel {
 
   CpuDevice& device_;
   int64_t count_, segments_;
-  float beta1_, beta2_, epsilon_;
+  double beta1_, beta2_;
+  float epsilon_;
 };
 
 }  // namespace
