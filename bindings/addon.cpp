@@ -82,6 +82,8 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("preprocess", Napi::Function::New<preprocess>(env, "preprocess"));
   exports.Set("inferShapes", Napi::Function::New<infer_shapes>(env, "inferShapes"));
   exports.Set("firstNotFinite", Napi::Function::New<not_finite>(env, "firstNotFinite"));
+  exports.Set("evaluateReference", Napi::Function::New<evaluate_reference>(env, "evaluateReference"));
+  exports.Set("operatorCases", Napi::Function::New<operator_cases>(env, "operatorCases"));
   exports.Set("operators", Napi::Function::New<operators>(env, "operators"));
   exports.Set("instructionSets",
               Napi::Function::New(env, [](const Napi::CallbackInfo& info) { return strings(info.Env(), available_isas()); }));

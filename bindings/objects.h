@@ -129,4 +129,8 @@ class PlanObject : public Napi::ObjectWrap<PlanObject>, public Holder<Plan> {
 // preprocess(device, image, settings, tensor, element, cancellation): Promise<void>
 Napi::Value preprocess(const Napi::CallbackInfo& info);
 
+// See reference.cpp.
+Napi::Value evaluate_reference(const Napi::CallbackInfo& info);
+Napi::Value operator_cases(const Napi::CallbackInfo& info);
+
 }  // namespace omni_id::bindings

@@ -92,10 +92,16 @@ Graph graph_from(const Napi::Value& value) {
       one.kind = Value::Kind::view;
       one.source = static_cast<int>(integer_from(given.Get("source"), "source"));
       one.column = integer_from(given.Get("column"), "column");
+    } else if (kind == "join") {
+      one.kind = Value::Kind::join;
+      const Napi::Array joined = array_from(given.Get("joined"), "joined");
+      for (uint32_t j = 0; j < joined.Length(); ++j) {
+        one.joined.push_back(static_cast<int>(integer_from(joined.Get(j), "joined")));
+      }
     } else if (kind == "result") {
       one.kind = Value::Kind::result;
     } else {
-      wrong("kind", "input, weight, view or result");
+      wrong("kind", "input, weight, view, join or result");
     }
     graph.values.push_back(std::move(one));
   }

@@ -104,6 +104,7 @@ export interface NativeGraph {
     | { kind: 'input'; name: string; dtype: DType; shape: readonly number[] }
     | { kind: 'weight'; parts: readonly string[]; dtype: DType; shape: readonly number[] }
     | { kind: 'view'; source: number; column: number; dtype: DType; shape: readonly number[] }
+    | { kind: 'join'; joined: readonly number[]; dtype: DType; shape: readonly number[] }
     | { kind: 'result'; dtype: DType; shape: readonly number[] }
   )[];
   nodes: {
@@ -121,6 +122,17 @@ export interface NativePreprocess {
   rescale: number;
   mean: readonly number[];
   std: readonly number[];
+}
+
+/** One case of the operator table, its inputs drawn from a seed of its own. */
+export interface OperatorCase {
+  readonly attributes: Readonly<Record<string, number | string>>;
+  readonly inputs: readonly ({
+    readonly name: string;
+    readonly role: 'plain' | 'matrix' | 'index';
+    readonly shape: readonly number[];
+    readonly values: Float64Array;
+  } | null)[];
 }
 
 /** The addon's exports, one to one with `bindings/`. */
@@ -153,6 +165,9 @@ export interface NativeBinding {
   /** Index of the first value that is infinite or NaN, or −1. */
   firstNotFinite(values: Float32Array): number;
   operators(): string[];
+  /** Runs a graph without weights through the operators' references, in double precision; for tests. */
+  evaluateReference(graph: NativeGraph, inputs: Record<string, Float64Array>): Record<string, Float64Array>;
+  operatorCases(op: string): OperatorCase[];
   instructionSets(): string[];
   availableParallelism(): number;
   processorName(): string;

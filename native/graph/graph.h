@@ -14,6 +14,7 @@ struct Value {
     weight,  // named tensors of the weight store, concatenated along the first dimension
     result,  // an output of a node
     view,    // columns [column, column + columns) of another value, without a copy
+    join,    // several results side by side in one row, without a copy: their operators write into it
   };
   Kind kind = Kind::input;
   TensorType type;
@@ -21,6 +22,7 @@ struct Value {
   std::vector<std::string> parts;  // of a weight
   int source = -1;                 // of a view
   int64_t column = 0;              // of a view
+  std::vector<int> joined = {};    // of a join: results, each in no other join and not an output
 };
 
 // One use of an operator. Values are indices into Graph::values, −1 an absent optional input.

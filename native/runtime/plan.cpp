@@ -24,6 +24,14 @@ std::shared_ptr<Plan> Plan::compile(Graph graph, std::shared_ptr<Device> device,
   plan->device_ = std::move(device);
   plan->weights_ = std::move(weights);
   plan->places_.resize(plan->graph_.values.size());
+  plan->join_of_.assign(plan->graph_.values.size(), {-1, 0});
+  for (size_t i = 0; i < plan->graph_.values.size(); ++i) {
+    int64_t column = 0;
+    for (int part : plan->graph_.values[i].joined) {
+      plan->join_of_[part] = {static_cast<int>(i), column};
+      column += plan->graph_.values[part].type.columns();
+    }
+  }
   for (const Node& node : plan->graph_.nodes) {
     std::vector<const TensorType*> types;
     std::vector<bool> is_packed(node.inputs.size(), false);
@@ -52,8 +60,20 @@ std::shared_ptr<Plan> Plan::compile(Graph graph, std::shared_ptr<Device> device,
   return plan;
 }
 
-int Plan::root_of(int value) const {
-  while (graph_.values[value].kind == Value::Kind::view) value = graph_.values[value].source;
+int Plan::root_of(int value, int64_t* column) const {
+  int64_t at = 0;
+  for (;;) {
+    if (graph_.values[value].kind == Value::Kind::view) {
+      at += graph_.values[value].column;
+      value = graph_.values[value].source;
+    } else if (join_of_[value].first >= 0) {
+      at += join_of_[value].second;
+      value = join_of_[value].first;
+    } else {
+      break;
+    }
+  }
+  if (column) *column = at;
   return value;
 }
 
@@ -85,6 +105,15 @@ void Plan::plan_memory() {
     for (size_t i = 0; i < node.outputs.size(); ++i) {
       const int output = node.outputs[i];
       if (bound[output]) continue;
+      if (const int join = join_of_[output].first; join >= 0) {
+        // The first part brings the memory of the whole.
+        if (block_of[join] < 0) {
+          block_of[join] = static_cast<int>(blocks.size());
+          blocks.push_back({graph_.values[join].type.bytes(), step, last_use[join]});
+        }
+        blocks[block_of[join]].last = std::max(blocks[block_of[join]].last, step);
+        continue;
+      }
       const int last = std::max(step, last_use[output]);
       const int in_place = node.row->in_place_input;
       const int given = i == 0 && in_place >= 0 && in_place < static_cast<int>(node.inputs.size()) ? node.inputs[in_place] : -1;
@@ -116,7 +145,8 @@ void Plan::plan_memory() {
 
 TensorView Plan::view_of(int value, std::byte* arena, const std::map<std::string, Binding>& bindings) const {
   if (value < 0) return {};
-  const int root = root_of(value);
+  int64_t column = 0;
+  const int root = root_of(value, &column);
   const Place& place = places_[root];
   TensorView view;
   view.type = graph_.values[value].type;
@@ -129,9 +159,7 @@ TensorView Plan::view_of(int value, std::byte* arena, const std::map<std::string
   } else {
     view.data = arena + place.offset;
   }
-  for (int v = value; graph_.values[v].kind == Value::Kind::view; v = graph_.values[v].source) {
-    view.data += static_cast<size_t>(graph_.values[v].column) * size_of(view.type.dtype);
-  }
+  view.data += static_cast<size_t>(column) * size_of(view.type.dtype);
   return view;
 }
 

@@ -55,7 +55,7 @@ class Plan {
     std::unique_ptr<Kernel> kernel;
     size_t workspace = 0;  // offset in the arena
   };
-  // Where a value lives. Views follow their source.
+  // Where a value lives. Views follow their source, parts of a join the join.
   struct Place {
     enum class Kind { arena, bound, weight } kind = Kind::arena;
     size_t offset = 0;    // arena
@@ -64,7 +64,8 @@ class Plan {
   };
 
   void plan_memory();
-  int root_of(int value) const;
+  // The value whose memory another lies in, and at which column.
+  int root_of(int value, int64_t* column = nullptr) const;
   TensorView view_of(int value, std::byte* arena, const std::map<std::string, Binding>& bindings) const;
 
   Graph graph_;
@@ -73,6 +74,7 @@ class Plan {
   std::vector<PackedWeight> prepared_;  // keeps them alive
   std::vector<Step> steps_;
   std::vector<Place> places_;
+  std::vector<std::pair<int, int64_t>> join_of_;  // of a join's parts: the join and the column, otherwise −1
   size_t arena_bytes_ = 0;
 };
 

@@ -8,6 +8,8 @@ export class Value implements TensorType {
     readonly index: number,
     readonly dtype: DType,
     readonly shape: readonly number[],
+    /** Of a matrix that is multiplied by: the type that the product is computed in, when it is not its own. */
+    readonly compute?: 'f32' | 'bf16',
   ) {}
 
   /** Rows of a matrix. */
@@ -27,20 +29,58 @@ export interface WeightUse {
   readonly shape: readonly number[];
 }
 
+/** One use of an operator. */
+export interface Node {
+  readonly op: string;
+  readonly inputs: readonly (Value | undefined)[];
+  readonly outputs: readonly Value[];
+  readonly attributes: Readonly<Record<string, number | string>>;
+  /** Nodes of one region are computed again for the gradients instead of being kept, see {@link Graph.recomputed}. */
+  readonly region: number | undefined;
+}
+
+/** Weights that change: read together under their published names, as rows of one tensor. */
+export interface Parameter {
+  readonly names: readonly string[];
+  /** Of all of them together. */
+  readonly shape: readonly number[];
+  readonly value: Value;
+}
+
+type Definition = NativeGraph['values'][number];
+
+/** What a graph that is trained differs in. */
+export interface Training {
+  /** Whether a weight of this name changes; others are packed once, as for inference. */
+  trainable(name: string): boolean;
+  /** Whether what {@link Graph.recomputed} encloses is computed again for the gradients. */
+  readonly recompute: boolean;
+}
+
 /**
  * A model as a list of operators on symbolic values. Built by the functions of `operators.ts` and `src/nn`, handed to the engine in one
  * call. Shapes follow from the engine's operator table at every step, so that a wrong one is found where it is written.
  */
 export class Graph {
-  readonly #values: NativeGraph['values'] = [];
-  readonly #nodes: NativeGraph['nodes'] = [];
+  readonly #definitions: Definition[] = [];
+  readonly #values: Value[] = [];
+  readonly #nodes: Node[] = [];
   readonly #outputs: NativeGraph['outputs'] = [];
   readonly #weights = new Map<string, WeightUse>();
   readonly #weightValues = new Map<string, Value>();
+  readonly #parameters = new Map<string, Parameter>();
+  readonly #inputs = new Map<string, Value>();
+  #region: number | undefined;
+  #regions = 0;
+
+  /** @param training makes weights parameters, and operators keep what their gradients need; absent: inference */
+  constructor(readonly training?: Training) {}
 
   /** A tensor that every run is given under this name. */
   input(name: string, dtype: DType, shape: readonly number[]): Value {
-    return this.#add({ kind: 'input', name, dtype, shape });
+    const value = this.#add({ kind: 'input', name, dtype, shape });
+    this.#inputs.set(name, value);
+    return value;
   }
 
   /**
@@ -48,20 +88,57 @@ export class Graph {
    * @param dtype the type that is computed with; vectors and embeddings, which are read element by element, are `f32`
    */
   weight(names: readonly string[], dtype: 'f32' | 'bf16', shape: readonly number[]): Value {
-    const key = `${dtype} ${names.join('+')}`;
+    const joined = names.join('+');
+    const partShape = [(shape[0] ?? 1) / names.length, ...shape.slice(1)];
+    if (this.training && names.some((name) => this.training?.trainable(name))) {
+      return this.#parameter(joined, names, dtype, shape);
+    }
+    const key = `${dtype} ${joined}`;
     const known = this.#weightValues.get(key);
     if (known) return known;
-    const partShape = [(shape[0] ?? 1) / names.length, ...shape.slice(1)];
     for (const name of names) this.#weights.set(name, { name, shape: partShape });
     const value = this.#add({ kind: 'weight', parts: names, dtype, shape });
     this.#weightValues.set(key, value);
     return value;
   }
 
+  /** A parameter is kept in f32, row by row, and is an input of every run; products round it to their type. */
+  #parameter(joined: string, names: readonly string[], dtype: 'f32' | 'bf16', shape: readonly number[]): Value {
+    let parameter = this.#parameters.get(joined);
+    if (!parameter) {
+      parameter = { names, shape, value: this.input(`parameter ${joined}`, 'f32', shape) };
+      this.#parameters.set(joined, parameter);
+    }
+    const { value } = parameter;
+    return new Value(this, value.index, 'f32', shape, dtype);
+  }
+
   /** Columns [first, first + count) of a matrix, without a copy. */
   columns(source: Value, first: number, count: number): Value {
     const shape = [...source.shape.slice(0, -1), count];
     return this.#add({ kind: 'view', source: source.index, column: first, dtype: source.dtype, shape });
+  }
+
+  /** Matrices side by side, without a copy: the operators whose results they are write into the whole. */
+  join(parts: readonly Value[]): Value {
+    const [first] = parts;
+    if (!first) throw new Error('nothing to join');
+    const shape = [first.rows, parts.reduce((sum, part) => sum + part.columns, 0)];
+    return this.#add({ kind: 'join', joined: parts.map((part) => part.index), dtype: first.dtype, shape });
+  }
+
+  /**
+   * Builds a part of a model of which only what is read outside of it is kept for the gradients; they compute the rest again. Trades a second
+   * forward pass for the memory of the activations in between.
+   */
+  recomputed<T>(body: () => T): T {
+    if (!this.training?.recompute || this.#region !== undefined) return body();
+    this.#region = this.#regions++;
+    try {
+      return body();
+    } finally {
+      this.#region = undefined;
+    }
   }
 
   /** @throws an error with code `ERR_INVALID_ARGUMENT` when the inputs do not fit the operator's row. */
@@ -76,12 +153,7 @@ export class Graph {
       attributes,
     );
     const outputs = types.map((type) => this.#add({ kind: 'result', dtype: type.dtype, shape: type.shape }));
-    this.#nodes.push({
-      op,
-      inputs: inputs.map((input) => input?.index ?? null),
-      outputs: outputs.map((output) => output.index),
-      attributes,
-    });
+    this.#nodes.push({ op, inputs, outputs, attributes, region: this.#region });
     return outputs;
   }
 
@@ -90,17 +162,53 @@ export class Graph {
     this.#outputs.push({ name, value: value.index });
   }
 
-  /** Every weight that the graph reads, in order of first use. */
+  /** Every weight that the graph reads and does not change, in order of first use. */
   get weights(): ReadonlyMap<string, WeightUse> {
     return this.#weights;
   }
 
-  toNative(): NativeGraph {
-    return { values: this.#values, nodes: this.#nodes, outputs: this.#outputs };
+  /** Every weight that changes, in order of first use. */
+  get parameters(): readonly Parameter[] {
+    return [...this.#parameters.values()];
   }
 
-  #add(value: NativeGraph['values'][number]): Value {
+  get inputs(): ReadonlyMap<string, Value> {
+    return this.#inputs;
+  }
+
+  get nodes(): readonly Node[] {
+    return this.#nodes;
+  }
+
+  get values(): readonly Value[] {
+    return this.#values;
+  }
+
+  /** Where a view's columns lie, or undefined for a value that is no view. */
+  viewOf(value: Value): { source: Value; column: number } | undefined {
+    const definition = this.#definitions[value.index];
+    if (definition?.kind !== 'view') return undefined;
+    const source = this.#values[definition.source];
+    return source && { source, column: definition.column };
+  }
+
+  toNative(): NativeGraph {
+    return {
+      values: this.#definitions,
+      nodes: this.#nodes.map(({ op, inputs, outputs, attributes }) => ({
+        op,
+        inputs: inputs.map((input) => input?.index ?? null),
+        outputs: outputs.map((output) => output.index),
+        attributes,
+      })),
+      outputs: this.#outputs,
+    };
+  }
+
+  #add(definition: Definition): Value {
+    this.#definitions.push(definition);
+    const value = new Value(this, this.#values.length, definition.dtype, definition.shape);
     this.#values.push(value);
-    return new Value(this, this.#values.length - 1, value.dtype, value.shape);
+    return value;
   }
 }

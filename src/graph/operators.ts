@@ -3,9 +3,10 @@ import type { Value } from './graph.js';
 /** What follows a matrix product: `gelu` is exact (erf), `quick_gelu` is x·sigmoid(1.702 x). */
 export type Activation = 'none' | 'gelu' | 'quick_gelu';
 
-type ComputeType = 'f32' | 'bf16';
+export type ComputeType = 'f32' | 'bf16';
 
-function only(values: Value[]): Value {
+/** The result of an operator that has one, or the first of several. */
+export function first(values: readonly Value[]): Value {
   const [value] = values;
   if (value === undefined) throw new Error('an operator without outputs');
   return value;
@@ -22,7 +23,16 @@ export function linear(
   options: { bias?: Value; activation?: Activation; residual?: Value; output?: ComputeType } = {},
 ): Value {
   const { bias, activation = 'none', residual, output = 'f32' } = options;
-  return only(x.graph.apply('linear', [x, weight, bias, residual], { activation, output }));
+  // What an activation is made of cannot be told from its result, so a graph that is trained keeps it.
+  const keep = x.graph.training && activation !== 'none' ? { keep: 1 } : {};
+  return first(
+    x.graph.apply('linear', [x, weight, bias, residual], { activation, output, ...keep, ...computeOf(weight) }),
+  );
+}
+
+/** The attribute of a product with a matrix that is multiplied in another type than its own. */
+export function computeOf(weight: Value): { compute?: ComputeType } {
+  return weight.compute === undefined || weight.compute === weight.dtype ? {} : { compute: weight.compute };
 }
 
 /** (x − mean) / sqrt(variance + epsilon) · weight + bias over the columns of x [rows, columns], which is f32. */
@@ -33,7 +43,7 @@ export function layerNorm(
   options: { epsilon: number; output?: ComputeType },
 ): Value {
   const { epsilon, output = 'f32' } = options;
-  return only(x.graph.apply('layer_norm', [x, weight, bias], { epsilon, output }));
+  return first(x.graph.apply('layer_norm', [x, weight, bias], { epsilon, output }));
 }
 
 /**
@@ -48,7 +58,10 @@ export function attention(
   options: { heads: number; sequences: number; offsets?: { queries: Value; keys: Value } },
 ): Value {
   const { heads, sequences, offsets } = options;
-  return only(q.graph.apply('attention', [q, k, v, offsets?.queries, offsets?.keys], { heads, sequences }));
+  const statistics = q.graph.training ? { statistics: 1 } : {};
+  return first(
+    q.graph.apply('attention', [q, k, v, offsets?.queries, offsets?.keys], { heads, sequences, ...statistics }),
+  );
 }
 
 /** Class token and patches of images [images, 3, height, width], with position embeddings: [images · tokens, width]. */
@@ -58,7 +71,13 @@ export function patchEmbedding(
   classEmbedding: Value,
   positionEmbedding: Value,
 ): Value {
-  return only(pixels.graph.apply('patch_embedding', [pixels, weight, classEmbedding, positionEmbedding]));
+  return first(
+    pixels.graph.apply(
+      'patch_embedding',
+      [pixels, weight, classEmbedding, positionEmbedding],
+      computeOf(weight),
+    ),
+  );
 }
 
 /**
@@ -66,5 +85,50 @@ export function patchEmbedding(
  * @param rows of the result: the last offset
  */
 export function concatRows(x: Value, starts: Value, offsets: Value, rows: number): Value {
-  return only(x.graph.apply('concat_rows', [x, starts, offsets], { rows }));
+  return first(x.graph.apply('concat_rows', [x, starts, offsets], { rows }));
+}
+
+/**
+ * The visible patches of images [images, channels, height, width] as rows [images · visible, channels · patch²] in the order [y][x][channel].
+ * @param visible i32 [images · visible]
+ */
+export function patchGather(
+  images: Value,
+  visible: Value,
+  options: { patch: number; output?: ComputeType },
+): Value {
+  return first(images.graph.apply('patch_gather', [images, visible], { output: 'f32', ...options }));
+}
+
+/**
+ * positions + the rows where a patch is visible and the mask token where it is not: [images · patches, width].
+ * @param rows [images · visible, width]
+ * @param maskToken [width]; positions [patches, width]
+ */
+export function patchScatter(
+  rows: Value,
+  visible: Value,
+  maskToken: Value,
+  positions: Value,
+  images: number,
+): Value {
+  return first(rows.graph.apply('patch_scatter', [rows, visible, maskToken, positions], { images }));
+}
+
+/**
+ * Σ |prediction − target| · mask / normalizer, [1].
+ * @param prediction [images · patches, channels · patch²]; target [images, channels, height, width]; mask [images, 1, height, width]
+ */
+export function maskedL1(
+  prediction: Value,
+  target: Value,
+  mask: Value,
+  normalizer: Value,
+  patch: number,
+): Value {
+  return first(prediction.graph.apply('masked_l1', [prediction, target, mask, normalizer], { patch }));
+}
+
+export function add(a: Value, b: Value): Value {
+  return first(a.graph.apply('add', [a, b]));
 }

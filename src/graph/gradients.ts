@@ -1,0 +1,217 @@
+import type { Node, Value } from './graph.js';
+import { add, computeOf, first, type ComputeType } from './operators.js';
+
+/** One node on the way back: what is known of the gradients of its outputs, and where those of its inputs go. */
+export interface NodeGradient {
+  readonly node: Node;
+  /** What the node read, and what it wrote, to compute with. */
+  readonly inputs: readonly (Value | undefined)[];
+  readonly outputs: readonly Value[];
+  /** The loss's gradient by an output; undefined when nothing depends on it. */
+  gradient(output: number): Value | undefined;
+  /** Whether anybody asks for the gradient by an input. */
+  wants(input: number): boolean;
+  /** Adds to the gradient by an input. */
+  add(input: number, gradient: Value): void;
+  /**
+   * Adds to the gradient by an input, for operators that can do so in the same pass.
+   * @param make returns the new total, given what is known so far when it is f32
+   */
+  addInto(input: number, make: (sum: Value | undefined) => Value): void;
+  /** When an input is the activation of a product that was kept: that product, to which the gradient may go instead. */
+  activated(input: number): { kept: Value; activation: string } | undefined;
+  /** As {@link addInto}, by the product that an input is the activation of. */
+  addIntoKept(input: number, make: (sum: Value | undefined) => Value): void;
+}
+
+export interface GradientRule {
+  /** Names of the inputs that gradients are stated by. */
+  readonly by: readonly string[];
+  /** Names of inputs that are data: a gradient by them is never asked for. */
+  readonly data?: readonly string[];
+  readonly apply: (n: NodeGradient) => void;
+}
+
+function need<T>(value: T | undefined): T {
+  if (value === undefined) throw new Error('an operator has fewer inputs or outputs than its gradient needs');
+  return value;
+}
+
+/** Of an operator with one output that somebody depends on, or the rule would not be asked. */
+function only(n: NodeGradient): Value {
+  return need(n.gradient(0));
+}
+
+const typeOf = (value: Value): ComputeType => (value.dtype === 'bf16' ? 'bf16' : 'f32');
+
+/** Every operator's gradient in terms of operators. Formulas: the heads of `native/operators/*_gradient*.cpp`. */
+export const gradientRules: Readonly<Record<string, GradientRule>> = {
+  linear: {
+    by: ['x', 'weight', 'bias', 'residual'],
+    apply(n) {
+      const [x, weight] = [need(n.inputs[0]), need(n.inputs[1])];
+      const { graph } = x;
+      const activation = (n.node.attributes['activation'] ?? 'none') as string;
+      const dy = n.gradient(0);
+      if (dy && n.wants(3)) n.add(3, dy);
+      // d: the gradient by the product, before its activation.
+      let d = n.gradient(1);
+      if (dy) {
+        const through =
+          activation === 'none'
+            ? dy
+            : first(graph.apply('activation_gradient', [dy, need(n.outputs[1])], { activation }));
+        d = d ? add(d, through) : through;
+      }
+      const product = need(d);
+      const compute = computeOf(weight);
+      if (n.wants(2)) n.addInto(2, (sum) => first(graph.apply('column_sums', [product, sum])));
+      if (n.wants(1)) {
+        const type = weight.compute ?? typeOf(weight);
+        n.addInto(1, (sum) =>
+          first(graph.apply('linear_weight_gradient', [product, x, sum], { compute: type })),
+        );
+      }
+      if (!n.wants(0)) return;
+      const before = n.activated(0);
+      const attributes = { output: typeOf(x), ...compute };
+      if (before) {
+        n.addIntoKept(0, (sum) =>
+          first(
+            graph.apply('linear_input_gradient', [product, weight, before.kept, sum], {
+              ...attributes,
+              activation: before.activation,
+            }),
+          ),
+        );
+      } else {
+        n.addInto(0, (sum) =>
+          first(graph.apply('linear_input_gradient', [product, weight, undefined, sum], attributes)),
+        );
+      }
+    },
+  },
+  layer_norm: {
+    by: ['x', 'weight', 'bias'],
+    apply(n) {
+      const [x, weight] = [need(n.inputs[0]), need(n.inputs[1])];
+      const epsilon = n.node.attributes['epsilon'] ?? 1e-5;
+      n.addInto(0, (sum) => {
+        const [dx, dweight, dbias] = x.graph.apply('layer_norm_gradient', [only(n), x, weight, sum], { epsilon });
+        if (n.wants(1)) n.add(1, need(dweight));
+        if (n.wants(2)) n.add(2, need(dbias));
+        return need(dx);
+      });
+    },
+  },
+  attention: {
+    by: ['q', 'k', 'v'],
+    apply(n) {
+      const [q, k, v, queryOffsets, keyOffsets] = n.inputs;
+      const { heads, sequences, scale } = n.node.attributes;
+      const gradients = need(q).graph.apply(
+        'attention_gradient',
+        [only(n), q, k, v, n.outputs[0], need(n.outputs[1]), queryOffsets, keyOffsets],
+        {
+          ...(heads === undefined ? {} : { heads }),
+          ...(sequences === undefined ? {} : { sequences }),
+          ...(scale === undefined ? {} : { scale }),
+        },
+      );
+      for (const input of [0, 1, 2]) if (n.wants(input)) n.add(input, need(gradients[input]));
+    },
+  },
+  patch_embedding: {
+    by: ['pixels', 'weight', 'class_embedding', 'position_embedding'],
+    apply(n) {
+      const [pixels, weight] = [need(n.inputs[0]), need(n.inputs[1])];
+      const { graph } = pixels;
+      const output = weight.compute ?? typeOf(weight);
+      const [images = 0, channels = 0, height = 0, width = 0] = pixels.shape;
+      const patch = weight.shape[2] ?? 1;
+      const [dpatches, dclass, dpositions] = graph.apply('patch_embedding_gradient', [only(n)], {
+        images,
+        output,
+      });
+      if (n.wants(2)) n.add(2, need(dclass));
+      if (n.wants(3)) n.add(3, need(dpositions));
+      if (n.wants(1)) {
+        const order = 'channels_first';
+        n.addInto(1, (sum) => {
+          const rows = first(graph.apply('patch_gather', [pixels], { patch, order, output }));
+          return first(graph.apply('linear_weight_gradient', [need(dpatches), rows, sum], { compute: output }));
+        });
+      }
+      if (n.wants(0)) {
+        const rows = first(graph.apply('linear_input_gradient', [dpatches, weight], computeOf(weight)));
+        const attributes = { patch, order: 'channels_first', images, channels, height, width };
+        n.add(0, first(graph.apply('patch_gather_gradient', [rows], attributes)));
+      }
+    },
+  },
+  concat_rows: {
+    by: ['x'],
+    apply(n) {
+      const [x, starts, offsets] = n.inputs;
+      const rows = need(x).rows;
+      n.add(0, first(need(x).graph.apply('concat_rows_gradient', [only(n), starts, offsets], { rows })));
+    },
+  },
+  patch_gather: {
+    by: ['images'],
+    apply(n) {
+      const [pixels, visible] = n.inputs;
+      const [images = 0, channels = 0, height = 0, width = 0] = need(pixels).shape;
+      const { patch = 1, order = 'channels_last' } = n.node.attributes;
+      const attributes = { patch, order, images, channels, height, width };
+      n.add(0, first(need(pixels).graph.apply('patch_gather_gradient', [only(n), visible], attributes)));
+    },
+  },
+  patch_scatter: {
+    by: ['rows', 'mask_token', 'positions'],
+    apply(n) {
+      const [rows, visible] = n.inputs;
+      const { images = 1 } = n.node.attributes;
+      const [drows, dmask, dpositions] = need(rows).graph.apply('patch_scatter_gradient', [only(n), visible], {
+        images,
+        output: typeOf(need(rows)),
+      });
+      if (n.wants(0)) n.add(0, need(drows));
+      if (n.wants(2)) n.add(2, need(dmask));
+      if (n.wants(3)) n.add(3, need(dpositions));
+    },
+  },
+  masked_l1: {
+    by: ['prediction'],
+    data: ['target', 'mask', 'normalizer'],
+    apply(n) {
+      const [prediction, target, mask, normalizer] = n.inputs;
+      const { patch = 1 } = n.node.attributes;
+      const inputs = [prediction, target, mask, normalizer, only(n)];
+      n.add(0, first(need(prediction).graph.apply('masked_l1_gradient', inputs, { patch })));
+    },
+  },
+  add: {
+    by: ['a', 'b'],
+    apply(n) {
+      for (const input of [0, 1]) if (n.wants(input)) n.add(input, only(n));
+    },
+  },
+};
+
+/** Operators that stand at the end of the way back, or after it: nothing is differentiated through them. */
+export const withoutGradient: ReadonlySet<string> = new Set([
+  'linear_input_gradient',
+  'linear_weight_gradient',
+  'layer_norm_gradient',
+  'attention_gradient',
+  'concat_rows_gradient',
+  'patch_embedding_gradient',
+  'patch_gather_gradient',
+  'patch_scatter_gradient',
+  'masked_l1_gradient',
+  'activation_gradient',
+  'column_sums',
+  'gradient_norm',
+  'adamw',
+]);

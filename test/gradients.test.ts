@@ -1,0 +1,107 @@
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import { native, type OperatorCase } from '../src/bindings.js';
+import { backward } from '../src/graph/backward.js';
+import { gradientRules, withoutGradient } from '../src/graph/gradients.js';
+import { Graph, type Value } from '../src/graph/graph.js';
+import { NormalNumbers } from './support/normal.js';
+
+const test = suite('gradients');
+
+const training = { trainable: () => true, recompute: false };
+
+/** What a graph that is trained asks of an operator beside its case's attributes. */
+function trained(op: string, attributes: OperatorCase['attributes']): Record<string, number | string> {
+  if (op === 'attention') return { ...attributes, statistics: 1 };
+  if (op === 'linear' && (attributes['activation'] ?? 'none') !== 'none') return { ...attributes, keep: 1 };
+  return { ...attributes };
+}
+
+/** The operator's first result and its gradients by all inputs that its rule names, as one graph. */
+function build(op: string, one: OperatorCase): { graph: Graph; cotangent: Value; by: { name: string }[] } {
+  const graph = new Graph(training);
+  const inputs = one.inputs.map((input) =>
+    input ? graph.input(input.name, input.role === 'index' ? 'i32' : 'f32', input.shape) : undefined,
+  );
+  const [y] = graph.apply(op, inputs, trained(op, one.attributes));
+  if (!y) throw new Error('no result');
+  graph.output('y', y);
+  const cotangent = graph.input('cotangent', y.dtype, y.shape);
+  const by = one.inputs.flatMap((input) =>
+    input && gradientRules[op]?.by.includes(input.name) ? [{ name: input.name }] : [],
+  );
+  const values = by.map(({ name }) => graph.inputs.get(name) as Value);
+  for (const [i, gradient] of backward(graph, [{ value: y, gradient: cotangent }], values).entries()) {
+    if (!gradient) throw new Error(`${op} gives no gradient by ${by[i]?.name ?? ''}`);
+    // What is only added has the result's own gradient, which is no result of an operator.
+    if (gradient.index !== cotangent.index) graph.output(`gradient of ${by[i]?.name ?? ''}`, gradient);
+  }
+  return { graph, cotangent, by };
+}
+
+const dot = (a: Float64Array, b: Float64Array): number => a.reduce((sum, x, i) => sum + x * (b[i] ?? 0), 0);
+const size = (a: Float64Array): number => Math.sqrt(dot(a, a));
+
+for (const op of native().operators()) {
+  const rule = gradientRules[op];
+  if (withoutGradient.has(op)) {
+    test(`${op} stands at the end of the way back`, () => {
+      assert.is(rule, undefined);
+    });
+    continue;
+  }
+  test(`${op}: gradients against finite differences`, () => {
+    assert.ok(rule, `${op} has no gradient`);
+    const seen = new Set<string>();
+    let compared = 0;
+    for (const [index, one] of native().operatorCases(op).entries()) {
+      if (one.inputs.some((input) => input && input.shape.includes(0))) continue;
+      const { graph, cotangent, by } = build(op, one);
+      const random = new NormalNumbers(index + 17);
+      const values: Record<string, Float64Array> = {};
+      for (const input of one.inputs) if (input) values[input.name] = input.values;
+      values['cotangent'] = random.array(cotangent.shape.reduce((a, b) => a * b, 1));
+      const evaluate = (changed: Record<string, Float64Array>): Record<string, Float64Array> =>
+        native().evaluateReference(graph.toNative(), { ...values, ...changed });
+      const gradients = evaluate({});
+      for (const { name } of by) {
+        seen.add(name);
+        const gradient = gradients[`gradient of ${name}`] ?? (values['cotangent'] as Float64Array);
+        const at = values[name] as Float64Array;
+        assert.is(gradient.length, at.length, `${op}: gradient by ${name} has another size`);
+        for (let direction = 0; direction < 2; direction++) {
+          // Of length 1, so that a step is as long in many dimensions as in few.
+          const u = random.array(at.length);
+          const length = size(u);
+          const h = 1e-5;
+          const moved = (sign: number): number =>
+            dot(
+              evaluate({ [name]: at.map((x, i) => x + (sign * h * (u[i] ?? 0)) / length) })['y'] as Float64Array,
+              values['cotangent'] as Float64Array,
+            );
+          const expected = (moved(1) - moved(-1)) / (2 * h);
+          const actual = dot(gradient, u) / length;
+          // The difference's own error: h² of the third derivative, and rounding of the sums that are subtracted, over h.
+          const tolerance = 1e-6 * (Math.abs(expected) + size(gradient) + 1e-3);
+          assert.ok(
+            Math.abs(actual - expected) <= tolerance,
+            `${op}, case ${index}, by ${name}: ${actual}, finite differences ${expected}`,
+          );
+          compared++;
+        }
+      }
+    }
+    assert.ok(compared > 0, `${op} has no gradient case`);
+    assert.equal([...seen].sort(), [...rule.by].sort(), `${op}: every input that it is differentiated by`);
+  });
+  test(`${op}: its rule names every input`, () => {
+    const names = new Set(
+      native()
+        .operatorCases(op)
+        .flatMap((one) => one.inputs.flatMap((input) => (input && input.role !== 'index' ? [input.name] : []))),
+    );
+    assert.equal([...names].sort(), [...(rule?.by ?? []), ...(rule?.data ?? [])].sort());
+  });
+}
+
+test.run();
