@@ -76,7 +76,9 @@ for (const op of native().operators()) {
           const h = 1e-5;
           const moved = (sign: number): number =>
             dot(
-              evaluate({ [name]: at.map((x, i) => x + (sign * h * (u[i] ?? 0)) / length) })['y'] as Float64Array,
+              evaluate({ [name]: at.map((x, i) => x + (sign * h * (u[i] ?? 0)) / length) })[
+                'y'
+              ] as Float64Array,
               values['cotangent'] as Float64Array,
             );
           const expected = (moved(1) - moved(-1)) / (2 * h);
@@ -98,7 +100,9 @@ for (const op of native().operators()) {
     const names = new Set(
       native()
         .operatorCases(op)
-        .flatMap((one) => one.inputs.flatMap((input) => (input && input.role !== 'index' ? [input.name] : []))),
+        .flatMap((one) =>
+          one.inputs.flatMap((input) => (input && input.role !== 'index' ? [input.name] : [])),
+        ),
     );
     assert.equal([...names].sort(), [...(rule?.by ?? []), ...(rule?.data ?? [])].sort());
   });

@@ -128,7 +128,8 @@ class Backward {
     const activatedFrom = (i: number): { node: Node; kept: Value } | undefined => {
       const producer = this.#producers.get(input(i).index);
       const kept = producer?.node.outputs[1];
-      if (producer?.node.op !== 'linear' || producer.output !== 0 || !kept || producer.node.inputs[3]) return undefined;
+      if (producer?.node.op !== 'linear' || producer.output !== 0 || !kept || producer.node.inputs[3])
+        return undefined;
       return { node: producer.node, kept };
     };
     const addTo = (value: Value, make: (sum: Value | undefined) => Value): void => {

@@ -97,7 +97,9 @@ export const gradientRules: Readonly<Record<string, GradientRule>> = {
       const [x, weight] = [need(n.inputs[0]), need(n.inputs[1])];
       const epsilon = n.node.attributes['epsilon'] ?? 1e-5;
       n.addInto(0, (sum) => {
-        const [dx, dweight, dbias] = x.graph.apply('layer_norm_gradient', [only(n), x, weight, sum], { epsilon });
+        const [dx, dweight, dbias] = x.graph.apply('layer_norm_gradient', [only(n), x, weight, sum], {
+          epsilon,
+        });
         if (n.wants(1)) n.add(1, need(dweight));
         if (n.wants(2)) n.add(2, need(dbias));
         return need(dx);
@@ -139,7 +141,9 @@ export const gradientRules: Readonly<Record<string, GradientRule>> = {
         const order = 'channels_first';
         n.addInto(1, (sum) => {
           const rows = first(graph.apply('patch_gather', [pixels], { patch, order, output }));
-          return first(graph.apply('linear_weight_gradient', [need(dpatches), rows, sum], { compute: output }));
+          return first(
+            graph.apply('linear_weight_gradient', [need(dpatches), rows, sum], { compute: output }),
+          );
         });
       }
       if (n.wants(0)) {
@@ -172,10 +176,14 @@ export const gradientRules: Readonly<Record<string, GradientRule>> = {
     apply(n) {
       const [rows, visible] = n.inputs;
       const { images = 1 } = n.node.attributes;
-      const [drows, dmask, dpositions] = need(rows).graph.apply('patch_scatter_gradient', [only(n), visible], {
-        images,
-        output: typeOf(need(rows)),
-      });
+      const [drows, dmask, dpositions] = need(rows).graph.apply(
+        'patch_scatter_gradient',
+        [only(n), visible],
+        {
+          images,
+          output: typeOf(need(rows)),
+        },
+      );
       if (n.wants(0)) n.add(0, need(drows));
       if (n.wants(2)) n.add(2, need(dmask));
       if (n.wants(3)) n.add(3, need(dpositions));

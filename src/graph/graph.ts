@@ -103,7 +103,12 @@ export class Graph {
   }
 
   /** A parameter is kept in f32, row by row, and is an input of every run; products round it to their type. */
-  #parameter(joined: string, names: readonly string[], dtype: 'f32' | 'bf16', shape: readonly number[]): Value {
+  #parameter(
+    joined: string,
+    names: readonly string[],
+    dtype: 'f32' | 'bf16',
+    shape: readonly number[],
+  ): Value {
     let parameter = this.#parameters.get(joined);
     if (!parameter) {
       parameter = { names, shape, value: this.input(`parameter ${joined}`, 'f32', shape) };

@@ -26,7 +26,12 @@ export function linear(
   // What an activation is made of cannot be told from its result, so a graph that is trained keeps it.
   const keep = x.graph.training && activation !== 'none' ? { keep: 1 } : {};
   return first(
-    x.graph.apply('linear', [x, weight, bias, residual], { activation, output, ...keep, ...computeOf(weight) }),
+    x.graph.apply('linear', [x, weight, bias, residual], {
+      activation,
+      output,
+      ...keep,
+      ...computeOf(weight),
+    }),
   );
 }
 
@@ -60,7 +65,11 @@ export function attention(
   const { heads, sequences, offsets } = options;
   const statistics = q.graph.training ? { statistics: 1 } : {};
   return first(
-    q.graph.apply('attention', [q, k, v, offsets?.queries, offsets?.keys], { heads, sequences, ...statistics }),
+    q.graph.apply('attention', [q, k, v, offsets?.queries, offsets?.keys], {
+      heads,
+      sequences,
+      ...statistics,
+    }),
   );
 }
 

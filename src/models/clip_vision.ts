@@ -59,7 +59,10 @@ export function clipVision(
   x = layerNorm(w.at('pre_layrnorm'), x, { epsilon: layerNormEps });
 
   const layers = feature === 'penultimate' ? numHiddenLayers - 1 : numHiddenLayers;
-  for (let i = 0; i < layers; i++) x = encoderLayer(w.at('encoder').at('layers').at(i), config, x, images);
+  for (let i = 0; i < layers; i++) {
+    const from = x;
+    x = w.graph.recomputed(() => encoderLayer(w.at('encoder').at('layers').at(i), config, from, images));
+  }
   if (feature !== 'pooled') return x;
 
   const classRows = w.graph.input('class_rows', 'i32', [images]);

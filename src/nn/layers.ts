@@ -65,7 +65,7 @@ export function crossAttention(
   x: Value,
   z: Value,
   residual: Value,
-  options: { heads: number; sequences: number; offsets: { queries: Value; keys: Value } },
+  options: { heads: number; sequences: number; offsets?: { queries: Value; keys: Value } },
 ): Value {
   const width = residual.columns;
   const q = linear(w, names.q, x, width, { output: w.dtype });
