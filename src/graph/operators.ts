@@ -36,19 +36,50 @@ export function layerNorm(
   return only(x.graph.apply('layer_norm', [x, weight, bias], { epsilon, output }));
 }
 
+/** How rows are shared among heads and sequences; `offsets` of ragged ones are i32 [sequences + 1] each, see `native/operators/attention.cpp`. */
+export interface AttentionLayout {
+  readonly heads: number;
+  readonly sequences: number;
+  readonly offsets?: { readonly queries: Value; readonly keys: Value };
+}
+
 /**
  * softmax(q · kᵀ / sqrt(head width)) · v for every sequence and head.
  * @param q [query tokens, heads · head width]; k and v [key tokens, heads · head width]
- * @param options.offsets ragged sequences: i32 [sequences + 1] each, see `native/operators/attention.cpp`; equal lengths without
  */
-export function attention(
+export function attention(q: Value, k: Value, v: Value, options: AttentionLayout): Value {
+  const { heads, sequences, offsets } = options;
+  return only(q.graph.apply('attention', [q, k, v, offsets?.queries, offsets?.keys], { heads, sequences }));
+}
+
+/** Attention with what its gradient needs beside: ln Σ exp(score) of every query and head, f32 [query tokens, heads]. */
+export function attentionWithStatistics(
   q: Value,
   k: Value,
   v: Value,
-  options: { heads: number; sequences: number; offsets?: { queries: Value; keys: Value } },
-): Value {
-  const { heads, sequences, offsets } = options;
-  return only(q.graph.apply('attention', [q, k, v, offsets?.queries, offsets?.keys], { heads, sequences }));
+  { heads, sequences, offsets }: AttentionLayout,
+): { out: Value; logsumexp: Value } {
+  const inputs = [q, k, v, offsets?.queries, offsets?.keys];
+  const [out, logsumexp] = q.graph.apply('attention', inputs, { heads, sequences, statistics: 1 });
+  if (!out || !logsumexp) throw new Error('attention without statistics');
+  return { out, logsumexp };
+}
+
+/**
+ * Gradients of q, k and v, in their types.
+ * @param dout the gradient of `out`, as it has its type
+ * @param forward what `attentionWithStatistics` gave for the same q, k, v and layout
+ */
+export function attentionGradient(
+  dout: Value,
+  { q, k, v }: { q: Value; k: Value; v: Value },
+  { out, logsumexp }: { out: Value; logsumexp: Value },
+  { heads, sequences, offsets }: AttentionLayout,
+): { dq: Value; dk: Value; dv: Value } {
+  const inputs = [dout, q, k, v, out, logsumexp, offsets?.queries, offsets?.keys];
+  const [dq, dk, dv] = q.graph.apply('attention_gradient', inputs, { heads, sequences });
+  if (!dq || !dk || !dv) throw new Error('attention_gradient without its outputs');
+  return { dq, dk, dv };
 }
 
 /** Class token and patches of images [images, 3, height, width], with position embeddings: [images · tokens, width]. */
