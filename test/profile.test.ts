@@ -16,7 +16,8 @@ test('a profiled call gives the same tokens, and names every operator with its t
   const expected = await encoder.embed([[photo, photo]]);
   const { result, steps } = await encoder.profile(() => encoder.embed([[photo, photo]]));
   assert.equal(result.data, expected.data);
-  assert.equal([...new Set(steps.map(({ op }) => op))].sort(), [...native().operators()].sort());
+  const used = ['attention', 'concat_rows', 'layer_norm', 'linear', 'patch_embedding'];
+  assert.equal([...new Set(steps.map(({ op }) => op))].sort(), used);
   for (const { seconds, bytes } of steps) assert.ok(seconds > 0 && bytes > 0);
   // The first projection of the MLP of every layer: 2 · rows · width · hidden.
   const tokens = 2 * (1 + Math.floor(vision.imageSize / vision.patchSize) ** 2);

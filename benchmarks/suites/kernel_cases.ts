@@ -1,4 +1,4 @@
-import type { NativeGraph, NativeWeights } from '../../src/bindings.js';
+import type { NativeGraph, NativeWeights, TensorType } from '../../src/bindings.js';
 import type { Graph } from '../../src/graph/graph.js';
 import { clipVisionGraph } from '../../src/models/clip_vision.js';
 import { omniIdHeadGraph } from '../../src/models/omni_id_encoder.js';
@@ -12,10 +12,10 @@ export interface KernelCase {
   readonly op: string;
   readonly size: Size;
   readonly dtype: 'f32' | 'bf16';
-  /** A graph of this one node. Inputs and output are named `v<index>`. */
+  /** A graph of this one node. Inputs and outputs are named `v<index>`. */
   readonly graph: NativeGraph;
-  /** Index of the output among the graph's values. */
-  readonly output: number;
+  /** Indices of the outputs among the graph's values. */
+  readonly outputs: readonly number[];
 }
 
 /** Photos at which each size is measured. */
@@ -32,7 +32,7 @@ function encoderGraphs(size: Size, dtype: 'f32' | 'bf16'): Graph[] {
 }
 
 /** The node by itself: what other nodes computed becomes an input, weights stay weights, and columns stay columns of a wider matrix. */
-function alone({ values, nodes }: NativeGraph, index: number): { graph: NativeGraph; output: number } {
+function alone({ values, nodes }: NativeGraph, index: number): Pick<KernelCase, 'graph' | 'outputs'> {
   const node = nodes[index];
   if (!node) throw new Error('unreachable');
   const own: Value[] = [];
@@ -51,32 +51,57 @@ function alone({ values, nodes }: NativeGraph, index: number): { graph: NativeGr
     return at;
   };
   const inputs = node.inputs.map((input) => (input === null ? null : place(input)));
-  const result = values[node.outputs[0] ?? -1];
-  if (!result || node.outputs.length !== 1) throw new Error(`${node.op}: expected one output`);
-  const output = own.length;
-  own.push({ kind: 'result', dtype: result.dtype, shape: result.shape });
-  return {
-    graph: {
-      values: own,
-      nodes: [{ ...node, inputs, outputs: [output] }],
-      outputs: [{ name: `v${output}`, value: output }],
-    },
-    output,
-  };
+  const results = node.outputs.map((output) => values[output]);
+  return finished(own, { ...node, inputs }, results);
 }
 
-/** Every use of every operator in the encoder, each once. */
+/** The graph of a node whose outputs have these types. */
+function finished(
+  values: readonly Value[],
+  node: Omit<NativeGraph['nodes'][number], 'outputs'>,
+  results: readonly (TensorType | undefined)[],
+): Pick<KernelCase, 'graph' | 'outputs'> {
+  const all = [...values];
+  const outputs = results.map((result) => {
+    if (!result) throw new Error('unreachable');
+    return all.push({ kind: 'result', dtype: result.dtype, shape: result.shape }) - 1;
+  });
+  const named = outputs.map((value) => ({ name: `v${value}`, value }));
+  return { graph: { values: all, nodes: [{ ...node, outputs }], outputs: named }, outputs };
+}
+
+/** The gradient of an attention, as training computes it, with what the forward gives as inputs. */
+function gradientOf(attention: KernelCase): KernelCase {
+  const { graph, outputs } = attention;
+  const node = graph.nodes[0];
+  const heads = node?.attributes['heads'];
+  const [q, k, v, ...offsets] = node?.inputs ?? [];
+  const types = [q, k, v].map((value) => graph.values[value ?? -1]);
+  const [query] = types;
+  if (!node || !query || typeof heads !== 'number') throw new Error('unreachable');
+  const values = graph.values.filter((_, i) => !outputs.includes(i));
+  const input = (dtype: TensorType['dtype'], shape: readonly number[]): number =>
+    values.push({ kind: 'input', name: `v${values.length}`, dtype, shape }) - 1;
+  const [dout, out] = [input(query.dtype, query.shape), input(query.dtype, query.shape)];
+  const logsumexp = input('f32', [query.shape[0] ?? 0, heads]);
+  const op = 'attention_gradient';
+  const inputs = [dout, q ?? null, k ?? null, v ?? null, out, logsumexp, ...offsets];
+  return { ...attention, op, ...finished(values, { ...node, op, inputs }, types) };
+}
+
+/** Every use of every operator in the encoder, each once, and the gradients of its attentions. */
 export function kernelCases(size: Size, dtype: 'f32' | 'bf16'): KernelCase[] {
   const cases = new Map<string, KernelCase>();
   for (const graph of encoderGraphs(size, dtype).map((one) => one.toNative())) {
     for (const [i, node] of graph.nodes.entries()) {
-      const { graph: single, output } = alone(graph, i);
-      const types = single.values.map(({ dtype: type, shape, kind }) => [kind, type, shape]);
+      const single = alone(graph, i);
+      const types = single.graph.values.map(({ dtype: type, shape, kind }) => [kind, type, shape]);
       const key = JSON.stringify([node.op, node.attributes, types]);
-      if (!cases.has(key)) cases.set(key, { op: node.op, size, dtype, graph: single, output });
+      if (!cases.has(key)) cases.set(key, { op: node.op, size, dtype, ...single });
     }
   }
-  return [...cases.values()];
+  const gradients = [...cases.values()].filter(({ op }) => op === 'attention').map(gradientOf);
+  return [...cases.values(), ...gradients];
 }
 
 /** Offsets that cut `rows` into as many pieces as there is room for. */
@@ -94,12 +119,15 @@ function indices(one: KernelCase, input: number): Int32Array {
     one.graph.values[node?.inputs[position] ?? -1]?.shape ?? [];
   const position = node?.inputs.indexOf(input) ?? -1;
   const count = shapeAt(position)[0] ?? 0;
-  const rows = one.graph.values[one.output]?.shape[0] ?? 0;
+  const rows = one.graph.values[one.outputs[0] ?? -1]?.shape[0] ?? 0;
   switch (`${one.op} ${position}`) {
     case 'attention 3':
       return Int32Array.from(evenOffsets(count, shapeAt(0)[0] ?? 0));
     case 'attention 4':
+    case 'attention_gradient 6':
       return Int32Array.from(evenOffsets(count, shapeAt(1)[0] ?? 0));
+    case 'attention_gradient 7':
+      return Int32Array.from(evenOffsets(count, shapeAt(2)[0] ?? 0));
     case 'concat_rows 1': {
       const last = Math.max(0, (shapeAt(0)[0] ?? 0) - Math.ceil(rows / count));
       return Int32Array.from({ length: count }, (_, i) => Math.floor((i * last) / count));

@@ -90,20 +90,6 @@ void softmax_row(float* scores, int64_t keys, float scale, T* weights, float* ma
   *sum = carried + sum_of(total);
 }
 
-// Part `part` of `parts` of a head's rows of q, k or v: two or three lines each, `stride` elements apart, which no hardware
-// prefetcher follows.
-template <typename Source>
-void fetch_rows(const void* rows, int64_t stride, int64_t count, int64_t dim, int64_t part, int64_t parts) {
-  if (!rows) return;
-  constexpr int64_t kLine = 64;
-  for (int64_t row = count * part / parts; row < count * (part + 1) / parts; ++row) {
-    const char* first = (const char*)((const Source*)rows + row * stride);
-    const char* last = first + dim * (int64_t)sizeof(Source) - 1;
-    for (const char* at = first; at < last; at += kLine) __builtin_prefetch(at, 0, 2);
-    __builtin_prefetch(last, 0, 2);
-  }
-}
-
 // Source: the type in memory. T: the type that the tile multiplies.
 template <typename Source, typename T>
 void attend(const Attention* g, void* base) {

@@ -175,6 +175,16 @@ void store_queries(const Scratch& s, int64_t queries, int64_t dim, float scale, 
   }
 }
 
+// Part `part` of `parts` of all that the next head reads.
+template <typename Source>
+void fetch(const AttentionGradient* g, int64_t part, int64_t parts) {
+  fetch_rows<Source>(g->k, g->k_stride, g->keys, g->head_dim, part, parts);
+  fetch_rows<Source>(g->v, g->v_stride, g->keys, g->head_dim, part, parts);
+  fetch_rows<Source>(g->q, g->q_stride, g->queries, g->head_dim, part, parts);
+  fetch_rows<Source>(g->dout, g->dout_stride, g->queries, g->head_dim, part, parts);
+  fetch_rows<Source>(g->out, g->out_stride, g->queries, g->head_dim, part, parts);
+}
+
 template <typename Source, typename T>
 void differentiate(const AttentionGradient* g, void* base) {
   constexpr int64_t kPair = 4 / sizeof(T);
@@ -198,6 +208,16 @@ void differentiate(const AttentionGradient* g, void* base) {
       const int64_t keys = smaller(s.key_block, g->keys - key), key_steps = divide_up(keys, kPair);
       for (int64_t row = 0; row < keys; row += kTileRows) {
         const int64_t rows = smaller(kTileRows, keys - row);
+        if (g->next && query == 0) fetch<Source>(g->next, (key + row) / kTileRows, divide_up(g->keys, kTileRows));
+        // What is about to be written, whose lines would otherwise be waited for.
+        if (g->dk && last) {
+          fetch_rows<Source, true>((const Source*)g->dk + (key + row) * g->dk_stride, g->dk_stride, rows, dim, 0, 1);
+          fetch_rows<Source, true>((const Source*)g->dv + (key + row) * g->dv_stride, g->dv_stride, rows, dim, 0, 1);
+        }
+        if (g->dq && key == 0) {
+          fetch_rows<Source, true>((const Source*)g->dq + query * g->dq_stride, g->dq_stride, queries, dim, row / kTileRows,
+                                   divide_up(keys, kTileRows));
+        }
         int64_t k_stride = g->k_stride, v_stride = g->v_stride;
         const T* k = tile_rows<Source, T>(g->k, &k_stride, key + row, rows, dim, s.key_tile, s.padded_dim);
         const T* v = tile_rows<Source, T>(g->v, &v_stride, key + row, rows, dim, s.value_tile, s.padded_dim);

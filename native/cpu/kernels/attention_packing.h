@@ -130,6 +130,20 @@ static void transpose_rows(const Source* from, int64_t stride, int64_t rows, int
   }
 }
 
+// Part `part` of `parts` of a head's rows, fetched into the second-level cache: two or three lines each, `stride` elements
+// apart, which no hardware prefetcher follows.
+template <typename Source, bool kWrite = false>
+static void fetch_rows(const void* rows, int64_t stride, int64_t count, int64_t dim, int64_t part, int64_t parts) {
+  if (!rows) return;
+  constexpr int64_t kLine = 64;
+  for (int64_t row = count * part / parts; row < count * (part + 1) / parts; ++row) {
+    const char* first = (const char*)((const Source*)rows + row * stride);
+    const char* last = first + dim * (int64_t)sizeof(Source) - 1;
+    for (const char* at = first; at < last; at += kLine) __builtin_prefetch(at, kWrite ? 1 : 0, 2);
+    __builtin_prefetch(last, kWrite ? 1 : 0, 2);
+  }
+}
+
 OMNI_ID_INLINE void store_elements(float* to, Vector x) { store(to, x); }
 OMNI_ID_INLINE void store_elements(uint16_t* to, Vector x) { store_bf16(to, x); }
 OMNI_ID_INLINE void store_part(float* to, Vector x, int64_t n) { n >= kWidth ? store(to, x) : store_n(to, x, n); }

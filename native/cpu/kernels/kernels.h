@@ -102,6 +102,8 @@ struct AttentionGradient {
   int64_t head_dim;
   float scale;
   ElementType type;  // of all but logsumexp
+  // What the same worker is likely to be given next, as `next_q` above. Null: nothing.
+  const AttentionGradient* next;
 };
 
 // out[i, :] = (x[i, :] − mean) / sqrt(variance + epsilon) · weight + bias

@@ -10,7 +10,8 @@ namespace omni_id::cpu {
 
 namespace {
 
-constexpr int64_t kLeastRows = 48;  // of a cut: below, packing would cost more than is won
+constexpr int64_t kLeastRows = 48;         // of a cut: below, packing would cost more than is won
+constexpr int64_t kMostRowsFetched = 512;  // more would push what is in use out of the second-level cache
 
 // One head of one sequence, or, cut, some of its keys for dk and dv or some of its queries for dq.
 struct Task {
@@ -47,7 +48,14 @@ class AttentionGradientKernel final : public Kernel {
     }
     device_.reserve_scratch(scratch_bytes);
     device_.pool().parallel_for(static_cast<int64_t>(tasks.size()), [&](int64_t i, int worker) {
-      const AttentionGradient one = bound(call, tasks[static_cast<size_t>(i)]);
+      AttentionGradient one = bound(call, tasks[static_cast<size_t>(i)]), other;
+      // Tasks are handed out in order, so that a worker's next one is most often as many further on as there are workers.
+      if (const size_t next = static_cast<size_t>(i + device_.threads()); next < tasks.size()) {
+        other = bound(call, tasks[next]);
+        other.queries = std::min(other.queries, kMostRowsFetched);
+        other.keys = std::min(other.keys, kMostRowsFetched);
+        one.next = &other;
+      }
       kernels.attention_gradient(&one, device_.scratch(worker));
     });
   }
