@@ -108,7 +108,7 @@ export async function drawLossCurve(
   ];
   for (const [i, [label, colour, opacity]] of legend.entries()) {
     const at = margin.top + 16 + 18 * i;
-    const left = width - margin.right - 180;
+    const left = width - margin.right - 190;
     parts.push(`<line x1="${left}" x2="${left + 22}" y1="${at - 4}" y2="${at - 4}" stroke="${colour}" stroke-width="3" opacity="${opacity}"/>`); // prettier-ignore
     text([left + 30, at], label);
   }
