@@ -68,7 +68,7 @@ const bad: [what: string, json: unknown, ...words: string[]][] = [
   ['a list', [], 'the whole'],
   ['an unknown field', { learningRate: 1 }, 'unknown field "learningRate"', 'optimizer', 'maxSkippedSteps'],
   ['unknown fields further in', { optimizer: { lr: 1 }, log: { often: 2 } }, 'optimizer: unknown field "lr"', 'log: unknown field "often"', 'expected every'],
-  ['an unknown preset', { encoder: 'huge' }, 'encoder.preset', '"nano"', '"huge"'],
+  ['an unknown preset', { encoder: 'huge' }, 'encoder.preset', 'nano, h', '"huge"'],
   ['an unknown field of the encoder', { encoder: { imageSize: 64 } }, 'unknown field "imageSize"', 'vision'],
   ['an unknown decoder', { decoders: [{ type: 'flow' }] }, 'decoders.0', 'type is "mtd"'],
   ['no decoder', { decoders: [] }, 'at least one decoder'],

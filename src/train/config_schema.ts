@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { layers, size } from '../io/schema.js';
+import { presets, type PresetName } from '../models/presets.js';
 import { describe } from '../options.js';
 
 /**
@@ -31,13 +32,15 @@ const ratio = z.number().positive().max(64);
 /** Globs of picomatch over whole parameter names, in which `*` matches dots too. */
 const patterns = z.array(z.string().min(1));
 
+const presetNames = Object.keys(presets) as PresetName[];
+
 /** A preset by name, or a preset and what is different from it. */
 const encoder = z.preprocess(
   (value) => (typeof value === 'string' ? { preset: value } : value),
   strict({
     preset: z
-      .enum(['nano', 'h'], {
-        error: ({ input }) => `unknown preset ${describe(input)}, expected "nano" or "h"`,
+      .enum(presetNames, {
+        error: ({ input }) => `unknown preset ${describe(input)}, expected one of ${presetNames.join(', ')}`,
       })
       .default('nano'),
     /** CLIP's vision tower. With another `hiddenSize`, MLPs keep the preset's ratio and heads their width, unless they are given. */
