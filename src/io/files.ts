@@ -2,6 +2,11 @@ import { access, constants, stat } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import { FileError, messageOf } from '../errors.js';
 
+/** Whether an error is the system's of this code, like ENOENT. */
+export function isSystemError(error: unknown, code: string): boolean {
+  return error instanceof Error && 'code' in error && error.code === code;
+}
+
 /** Whether there is anything at this path that can be reached. */
 export function exists(path: string): Promise<boolean> {
   return stat(path).then(

@@ -9,11 +9,11 @@ export interface TensorSource {
   readonly shape: readonly number[];
   readonly byteLength: number;
   /** Bytes [first, first + count) of the tensor. */
-  read(first: number, count: number): Uint8Array;
+  read(first: number, count: number): Uint8Array | Promise<Uint8Array>;
 }
 
 /** Bytes asked for at a time: the peak memory of writing. A multiple of every element size. */
-const pieceBytes = 16 * 1024 * 1024;
+export const pieceBytes = 16 * 1024 * 1024;
 
 async function writeFully(file: FileHandle, bytes: Uint8Array): Promise<void> {
   let done = 0;
@@ -25,6 +25,7 @@ async function writeFully(file: FileHandle, bytes: Uint8Array): Promise<void> {
  *
  * @param options.alignment bytes; 8 is what the reference implementation uses
  * @param options.onProgress called after every piece of 16 MiB
+ * @param options.onBytes given all bytes of the file, in order, as they are written: for checksums
  * @throws {FileError} `ERR_FILE`; the signal's reason when it is aborted. Nothing is left behind then.
  */
 export async function writeSafetensors(
@@ -36,9 +37,10 @@ export async function writeSafetensors(
     signal?: AbortSignal | undefined;
     onProgress?:
       ((progress: { readonly bytesDone: number; readonly bytesTotal: number }) => void) | undefined;
+    onBytes?: ((bytes: Uint8Array) => void) | undefined;
   } = {},
 ): Promise<void> {
-  const { metadata, alignment = 8, signal, onProgress } = options;
+  const { metadata, alignment = 8, signal, onProgress, onBytes } = options;
   // Without a prototype, so that a tensor may have any name.
   const header = Object.create(null) as Record<string, unknown>;
   if (metadata) header['__metadata__'] = metadata;
@@ -54,12 +56,14 @@ export async function writeSafetensors(
   head.set(json, 8);
 
   await writeFileAtomically(path, async (file) => {
+    onBytes?.(head);
     await writeFully(file, head);
     let done = 0;
     for (const tensor of tensors) {
       for (let first = 0; first < tensor.byteLength; first += pieceBytes) {
         signal?.throwIfAborted();
-        const piece = tensor.read(first, Math.min(pieceBytes, tensor.byteLength - first));
+        const piece = await tensor.read(first, Math.min(pieceBytes, tensor.byteLength - first));
+        onBytes?.(piece);
         await writeFully(file, piece);
         done += piece.byteLength;
         onProgress?.({ bytesDone: done, bytesTotal: total });

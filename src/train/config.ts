@@ -1,0 +1,197 @@
+import type { z } from 'zod';
+import { ConfigError } from '../errors.js';
+import { readJson, type OmniIdEncoderConfig } from '../io/config.js';
+import { defaultImageProcessor } from '../io/image_processor.js';
+import { parsed } from '../io/schema.js';
+import { readClipFolder } from '../models/clip_vision_encoder.js';
+import { presets } from '../models/presets.js';
+import { trainingSchema } from './config_schema.js';
+import { withSettings } from './settings.js';
+
+type Parsed = z.output<typeof trainingSchema>;
+
+/** What a configuration file may say; everything has a default. */
+export type TrainingConfigInput = z.input<typeof trainingSchema>;
+
+/** A masked transformer decoder of a run, with all of its sizes. */
+export interface MtdConfig extends Omit<Parsed['decoders'][number], 'imageSize' | 'width' | 'heads'> {
+  readonly imageSize: number;
+  readonly width: number;
+  readonly heads: number;
+}
+
+/** A decoder of a run; `type` tells which. */
+export type DecoderConfig = MtdConfig;
+
+type RenderedData = Extract<Parsed['data'], { kind: 'rendered' }>;
+
+/** Where photos come from; `kind` tells which. */
+export type DataConfig =
+  | Exclude<Parsed['data'], { kind: 'rendered' }>
+  | (Omit<RenderedData, 'size'> & { /** Side of the pictures, in pixels. */ size: number });
+
+/** A training run: a configuration with every default filled in. As JSON it is a configuration again, which gives the same. */
+export interface TrainingConfig extends Omit<Parsed, 'encoder' | 'decoders' | 'data'> {
+  readonly encoder: OmniIdEncoderConfig;
+  readonly decoders: readonly DecoderConfig[];
+  readonly data: DataConfig;
+}
+
+/** Where a vision tower comes from that has a config of its own. */
+export type ClipTower = Pick<OmniIdEncoderConfig, 'vision' | 'imageProcessor'>;
+
+/** `value` times what `to` is of `from`, where that is a whole number; else `value`. */
+function scaled(value: number, from: number, to: number): number {
+  const result = (value * to) / from;
+  return Number.isSafeInteger(result) ? result : value;
+}
+
+function defined<T extends object>(fields: T): { [K in keyof T]: Exclude<T[K], undefined> } {
+  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as never;
+}
+
+function resolveEncoder(given: Parsed['encoder'], clip: ClipTower | undefined): OmniIdEncoderConfig {
+  const { preset, vision: tower, imageProcessor, ...head } = given;
+  const base: OmniIdEncoderConfig = presets[preset];
+  const hiddenSize = tower.hiddenSize ?? base.vision.hiddenSize;
+  const vision = clip?.vision ?? {
+    ...base.vision,
+    intermediateSize: scaled(base.vision.intermediateSize, base.vision.hiddenSize, hiddenSize),
+    numAttentionHeads: scaled(base.vision.numAttentionHeads, base.vision.hiddenSize, hiddenSize),
+    ...defined(tower),
+  };
+  return {
+    ...base,
+    heads: scaled(base.heads, base.width, head.width ?? base.width),
+    ...defined(head),
+    vision,
+    imageProcessor: imageProcessor ?? clip?.imageProcessor ?? defaultImageProcessor(vision.imageSize),
+  };
+}
+
+function resolveDecoder(given: Parsed['decoders'][number], encoder: OmniIdEncoderConfig): DecoderConfig {
+  const { imageSize = encoder.vision.imageSize, width = encoder.width } = given;
+  const { heads = scaled(encoder.heads, encoder.width, width) } = given;
+  return { ...given, imageSize, width, heads };
+}
+
+/** Patches of a decoder's target: all of them, and those that it sees. */
+export function patchesOf({ imageSize, patchSize, maskRatio }: MtdConfig): {
+  all: number;
+  visible: number;
+} {
+  const all = (imageSize / patchSize) ** 2;
+  return { all, visible: Math.round(all * (1 - maskRatio)) };
+}
+
+/** What no single field shows: sizes that must divide each other. */
+function* conflicts(config: TrainingConfig): Generator<string> {
+  const { encoder, decoders, sampling, accumulation } = config;
+  const { vision } = encoder;
+  function* multiple(name: string, value: number, of: string, divisor: number): Generator<string> {
+    if (value % divisor !== 0)
+      yield `${name} is ${value}, expected a multiple of ${of}, which is ${divisor}`;
+  }
+  yield* multiple('encoder.vision.hiddenSize', vision.hiddenSize, 'its numAttentionHeads', vision.numAttentionHeads);
+  yield* multiple('encoder.vision.imageSize', vision.imageSize, 'its patchSize', vision.patchSize);
+  yield* multiple('encoder.width', encoder.width, 'its heads', encoder.heads);
+  if (encoder.imageProcessor.cropSize !== vision.imageSize)
+    yield `encoder.imageProcessor.cropSize is ${encoder.imageProcessor.cropSize}, expected the tower's imageSize, ${vision.imageSize}`;
+  for (const [i, decoder] of decoders.entries()) {
+    const name = `decoders.${i}`;
+    yield* multiple(`${name}.width`, decoder.width, 'its heads', decoder.heads);
+    const misfit = [...multiple(`${name}.imageSize`, decoder.imageSize, 'its patchSize', decoder.patchSize)];
+    yield* misfit;
+    const { all, visible } = patchesOf(decoder);
+    if (misfit.length === 0 && (visible < 1 || visible >= all))
+      yield `${name}.maskRatio is ${decoder.maskRatio}, which leaves ${visible} of ${all} patches visible: expected at least 1 and fewer than all`;
+  }
+  const [fewest, most] = sampling.inputs;
+  if (fewest > most) yield `sampling.inputs is [${fewest}, ${most}], expected the smaller number first`;
+  yield* multiple('sampling.identities', sampling.identities, 'accumulation', accumulation);
+} // prettier-ignore
+
+/**
+ * A training configuration from JSON.
+ * @param name where it is from, for messages
+ * @param clip the tower of the CLIP model that `clip` names
+ * @throws {ConfigError} `ERR_CONFIG` listing every unknown field and every value that is not one of a training run
+ */
+export function parseTrainingConfig(json: unknown, name: string, clip?: ClipTower): TrainingConfig {
+  const given = parsed(trainingSchema, json, name, 'a training run');
+  const encoder = resolveEncoder(given.encoder, clip);
+  const decoders = given.decoders.map((decoder) => resolveDecoder(decoder, encoder));
+  const largest = Math.max(encoder.vision.imageSize, ...decoders.map(({ imageSize }) => imageSize));
+  const { data } = given;
+  const config: TrainingConfig = {
+    ...given,
+    encoder,
+    decoders,
+    data: data.kind === 'rendered' ? { ...data, size: data.size ?? largest } : data,
+  };
+  const problems = [...conflicts(config)];
+  if (problems.length > 0)
+    throw new ConfigError(`${name} does not describe a training run: ${problems.join('; ')}`);
+  return config;
+}
+
+/**
+ * The configuration of a run: from a file, or a preset, with `key.path=value` settings over it.
+ * @param source a path, or JSON with the name that messages call it by
+ * @throws {FileError} `ERR_FILE` when the file or the CLIP folder cannot be read; {ConfigError} `ERR_CONFIG`; {ArgumentError}
+ *   `ERR_INVALID_ARGUMENT` for a setting that is none
+ */
+export async function readTrainingConfig(
+  source: string | { readonly json: TrainingConfigInput; readonly name: string },
+  settings: readonly string[] = [],
+): Promise<TrainingConfig> {
+  const [read, name] =
+    typeof source === 'string' ? [await readJson(source), source] : [source.json, source.name];
+  const json = withSettings(read, settings);
+  // What is wrong with the file comes before what is wrong with a folder that it names.
+  const { clip } = parsed(trainingSchema, json, name, 'a training run');
+  return parseTrainingConfig(json, name, clip === undefined ? undefined : await readClipFolder(clip));
+}
+
+/** Fields that a run may be resumed with another value of: they change what it writes, where, or how fast, but no step that it has made. */
+export const resumable = [
+  'steps', 'log', 'checkpoints', 'device', 'threads', 'checkpointing', 'clip', 'maxSkippedSteps',
+  'data.prefetch', 'data.workers', 'data.cache',
+] as const; // prettier-ignore
+
+/** A field that two configurations have different values of; undefined where one has none. */
+export interface Difference {
+  readonly field: string;
+  readonly a: unknown;
+  readonly b: unknown;
+}
+
+/** The fields in which two JSON values differ, down to plain values and lists of such, in the order of `a`. */
+export function difference(a: unknown, b: unknown, field = ''): Difference[] {
+  const isObject = (value: unknown): value is Record<string, unknown> =>
+    typeof value === 'object' &&
+    value !== null &&
+    (!Array.isArray(value) || value.some((element) => typeof element === 'object'));
+  if (isObject(a) && isObject(b) && Array.isArray(a) === Array.isArray(b)) {
+    const keys = new Set([...Object.keys(a), ...Object.keys(b)]);
+    return [...keys].flatMap((key) => difference(a[key], b[key], field === '' ? key : `${field}.${key}`));
+  }
+  return JSON.stringify(a) === JSON.stringify(b) ? [] : [{ field, a, b }];
+}
+
+const shown = (value: unknown): string => (value === undefined ? 'absent' : JSON.stringify(value));
+
+/**
+ * Checks that a run can go on with a configuration.
+ * @param saved what the checkpoint was made with, as JSON
+ * @param name the checkpoint, for messages
+ * @throws {ConfigError} `ERR_CONFIG` naming every field that differs and may not
+ */
+export function checkResumable(saved: unknown, config: TrainingConfig, name: string): void {
+  const now: unknown = JSON.parse(JSON.stringify(config));
+  const problems = difference(saved, now)
+    .filter(({ field }) => !resumable.some((free) => field === free || field.startsWith(`${free}.`)))
+    .map(({ field, a, b }) => `${field} was ${shown(a)} and is now ${shown(b)}`);
+  if (problems.length > 0)
+    throw new ConfigError(`${name} is of another configuration: ${problems.join('; ')}`);
+}

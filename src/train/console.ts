@@ -1,0 +1,85 @@
+import { SingleBar } from 'cli-progress';
+
+/** How training goes, for people. */
+export interface TrainingProgress {
+  /** Steps that have been made. */
+  readonly step: number;
+  readonly loss: number;
+  readonly identitiesPerSecond: number;
+  /** Share of the time that the engine waited for data. */
+  readonly dataWait: number;
+  readonly learningRate: number;
+}
+
+/** 75 → 1m15s; 5,000 → 1h23m. */
+export function duration(seconds: number): string {
+  if (!Number.isFinite(seconds)) return '?';
+  const whole = Math.max(0, Math.round(seconds));
+  const two = (n: number): string => String(n).padStart(2, '0');
+  if (whole < 60) return `${whole}s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)}m${two(whole % 60)}s`;
+  if (whole < 86_400) return `${Math.floor(whole / 3600)}h${two(Math.floor((whole % 3600) / 60))}m`;
+  return `${Math.floor(whole / 86_400)}d${two(Math.floor((whole % 86_400) / 3600))}h`;
+}
+
+/** A stream that may be a terminal. */
+export type ConsoleStream = NodeJS.WritableStream & { readonly isTTY?: boolean };
+
+/** Tells people how training goes: a progress bar on a terminal, plain lines elsewhere. */
+export class TrainingConsole {
+  readonly #stream: ConsoleStream;
+  readonly #bar: SingleBar | undefined;
+  readonly #now: () => number;
+  readonly #steps: number;
+  #began: { step: number; seconds: number } | undefined;
+
+  /**
+   * @param options.steps of the whole run
+   * @param options.stream default: stderr
+   * @param options.now seconds, of any clock
+   */
+  constructor(options: { steps: number; stream?: ConsoleStream; now?: () => number }) {
+    const { steps, stream = process.stderr, now = () => performance.now() / 1000 } = options;
+    this.#steps = steps;
+    this.#stream = stream;
+    this.#now = now;
+    if (stream.isTTY === true) {
+      const format = '{bar} {percentage}% | step {value}/{total} | {facts} | {left} left';
+      this.#bar = new SingleBar({ format, stream, barsize: 24, gracefulExit: false });
+    }
+  }
+
+  /** Begins to count time, at the step that training goes on from. */
+  start(step: number): void {
+    this.#began = { step, seconds: this.#now() };
+    this.#bar?.start(this.#steps, step, { facts: 'starting', left: '?' });
+  }
+
+  /** Steps made now; on a terminal the bar follows, elsewhere a line is written. */
+  update(progress: TrainingProgress): void {
+    const { step, loss, identitiesPerSecond, dataWait, learningRate } = progress;
+    const { step: first, seconds: begin } = (this.#began ??= { step, seconds: this.#now() });
+    const perStep = (this.#now() - begin) / (step - first);
+    const left = duration(step > first ? perStep * (this.#steps - step) : NaN);
+    const facts = [
+      `loss ${loss.toPrecision(4)}`,
+      `${identitiesPerSecond.toPrecision(3)} identities/s`,
+      `data wait ${(100 * dataWait).toFixed(1)} %`,
+    ].join(' | ');
+    if (this.#bar) this.#bar.update(step, { facts, left });
+    else {
+      const rate = learningRate.toExponential(2);
+      this.#stream.write(`step ${step}/${this.#steps} | ${facts} | lr ${rate} | ${left} left\n`);
+    }
+  }
+
+  /** A line of its own, above the bar. */
+  note(text: string): void {
+    // The bar is drawn over; it comes again with the next update.
+    this.#stream.write(this.#bar?.isActive === true ? `\r\u001b[K${text}\n` : `${text}\n`);
+  }
+
+  stop(): void {
+    this.#bar?.stop();
+  }
+}
