@@ -30,7 +30,7 @@ function build(op: string, one: OperatorCase): { graph: Graph; cotangent: Value;
   const by = one.inputs.flatMap((input) =>
     input && gradientRules[op]?.by.includes(input.name) ? [{ name: input.name }] : [],
   );
-  const values = by.map(({ name }) => graph.inputs.get(name) as Value);
+  const values = by.map(({ name }) => graph.inputs.get(name)!);
   for (const [i, gradient] of backward(graph, [{ value: y, gradient: cotangent }], values).entries()) {
     if (!gradient) throw new Error(`${op} gives no gradient by ${by[i]?.name ?? ''}`);
     // What is only added has the result's own gradient, which is no result of an operator.
@@ -66,8 +66,8 @@ for (const op of native().operators()) {
       const gradients = evaluate({});
       for (const { name } of by) {
         seen.add(name);
-        const gradient = gradients[`gradient of ${name}`] ?? (values['cotangent'] as Float64Array);
-        const at = values[name] as Float64Array;
+        const gradient = gradients[`gradient of ${name}`] ?? (values['cotangent']);
+        const at = values[name]!;
         assert.is(gradient.length, at.length, `${op}: gradient by ${name} has another size`);
         for (let direction = 0; direction < 2; direction++) {
           // Of length 1, so that a step is as long in many dimensions as in few.
@@ -78,8 +78,8 @@ for (const op of native().operators()) {
             dot(
               evaluate({ [name]: at.map((x, i) => x + (sign * h * (u[i] ?? 0)) / length) })[
                 'y'
-              ] as Float64Array,
-              values['cotangent'] as Float64Array,
+              ]!,
+              values['cotangent']!,
             );
           const expected = (moved(1) - moved(-1)) / (2 * h);
           const actual = dot(gradient, u) / length;

@@ -110,7 +110,7 @@ class Backward {
     const parts = views.map((view) => {
       if (column(view) !== next) throw new Error('views that overlap or leave columns out have no gradient');
       next += view.columns;
-      return this.#totals.get(view.index) as Value;
+      return this.#totals.get(view.index)!;
     });
     if (next !== value.columns) throw new Error('views that leave columns out have no gradient');
     const whole = this.graph.join(parts);
@@ -179,7 +179,7 @@ class Backward {
         const copy = outputs[i];
         if (copy) this.#again.set(output.index, copy);
       }
-      again = this.#again.get(root.index) as Value;
+      again = this.#again.get(root.index)!;
     }
     if (!view) return again;
     const known = this.#again.get(value.index);

@@ -1,0 +1,276 @@
+// Three steps of few-to-many training against PyTorch: prediction, losses, every gradient, their norms, and the parameters after AdamW. Every
+// size is taken from the case.
+import { join } from 'node:path';
+import { suite } from 'uvu';
+import { native, type NativeTensor } from '../src/bindings.js';
+import { openDevice, Session } from '../src/graph/session.js';
+import { parseOmniIdConfig } from '../src/io/config.js';
+import { readSafetensors } from '../src/io/safetensors.js';
+import { tokensPerImage } from '../src/models/clip_vision.js';
+import { MaskedDecoder } from '../src/train/decoders.js';
+import { TrainingEngine } from '../src/train/engine.js';
+import { assertClose, assertSameBits, relativeError, worstCosine } from './support/assert_close.js';
+import { golden, tensorOf } from './support/golden.js';
+
+const test = suite('golden training');
+
+interface Case {
+  batch: { identities: number; inputs: number; targets: number };
+  encoder: { L: number; c: number; heads: number; n_cross: number; n_self: number; ratio: number };
+  mtd: {
+    dim: number;
+    heads: number;
+    image: number;
+    n_cross: number;
+    n_self: number;
+    patch: number;
+    ratio: number;
+  };
+  optimizer: {
+    betas: [number, number];
+    clip_grad_norm: number;
+    eps: number;
+    lr: number;
+    weight_decay: number;
+  };
+  vision: Record<string, unknown> & { image_size: number };
+}
+
+const { folder, io, config } = await golden('mtd_training');
+const { batch, encoder, mtd, optimizer, vision } = config as unknown as Case;
+const weights = await readSafetensors(join(folder, 'model.safetensors'));
+
+const encoderConfig = parseOmniIdConfig({ encoder, vision }, 'mtd_training');
+
+interface Run {
+  engine: TrainingEngine;
+  step(
+    number: number,
+    options?: { show?: boolean; splits?: number },
+  ): Promise<{ loss: number; norm: number }>;
+  shown: Record<string, Float32Array>;
+}
+
+/** The case's model with its weights, and its one batch. */
+function start(options: { dtype: 'f32' | 'bf16'; recompute?: boolean; threads?: number }): Run {
+  const session = new Session(openDevice({ threads: options.threads }), new (native().Weights)());
+  const count = batch.identities * batch.targets;
+  const visible = io.get('visible');
+  if (!visible) throw new Error('the case has no visible patches');
+  const decoder = new MaskedDecoder(
+    {
+      imageSize: mtd.image,
+      patchSize: mtd.patch,
+      width: mtd.dim,
+      heads: mtd.heads,
+      mlpRatio: mtd.ratio,
+      crossBlocks: mtd.n_cross,
+      selfBlocks: mtd.n_self,
+      layerNormEps: 1e-5,
+    },
+    visible.shape.at(-1) ?? 0,
+  );
+  const engine = new TrainingEngine(
+    session,
+    {
+      encoder: encoderConfig,
+      decoders: [decoder],
+      dtype: options.dtype,
+      training: { trainable: () => true, recompute: options.recompute ?? false },
+    },
+    {
+      betas: optimizer.betas,
+      epsilon: optimizer.eps,
+      average: false,
+      clipGradNorm: optimizer.clip_grad_norm,
+      rateOf: () => ({ rate: 1, decay: optimizer.weight_decay }),
+    },
+  );
+  for (const slot of engine.layout.slots) {
+    const weight = weights.get(slot.name);
+    if (!(weight?.data instanceof Float32Array)) throw new Error(`the case has no weight ${slot.name}`);
+    engine.state.write('values', slot, weight.data);
+  }
+  const tensors: NativeTensor[] = [];
+  const tensor = (values: Float32Array | Int32Array): NativeTensor => {
+    const made = session.tensor({
+      dtype: values instanceof Int32Array ? 'i32' : 'f32',
+      shape: [values.length],
+    });
+    made.write(values, 0);
+    tensors.push(made);
+    return made;
+  };
+  const inputs = tensorOf(io, 'inputs').data;
+  const targets = tensorOf(io, 'targets').data;
+  const mask = tensorOf(io, 'face_mask').data;
+  const indices = Int32Array.from(visible.data as Iterable<number | bigint>, Number);
+  const rising = (length: number, step: number): Int32Array =>
+    Int32Array.from({ length }, (_, i) => i * step);
+  const normalizer = tensor(Float32Array.of(3 * mask.reduce((sum, m) => sum + m, 0)));
+  const shown: Record<string, Float32Array> = {};
+
+  /** Identities [first, first + identities) of the batch. */
+  const part = <T extends Float32Array | Int32Array>(all: T, first: number, identities: number): T => {
+    const each = all.length / batch.identities;
+    return all.slice(first * each, (first + identities) * each) as T;
+  };
+
+  const step: Run['step'] = async (number, { show = false, splits = 1 } = {}) => {
+    let loss = 0;
+    let norm = NaN;
+    const identities = batch.identities / splits;
+    const perIdentity = batch.inputs * tokensPerImage(encoderConfig.vision);
+    for (let split = 0; split < splits; split++) {
+      const first = split * identities;
+      const data = {
+        pixels: tensor(part(inputs, first, identities)),
+        photo_starts: tensor(rising(identities, perIdentity)),
+        photo_offsets: tensor(rising(identities + 1, perIdentity)),
+        query_starts: tensor(rising(identities, 0)),
+        query_offsets: tensor(rising(identities + 1, encoder.L)),
+        'mtd.targets': tensor(part(targets, first, identities)),
+        'mtd.visible': tensor(part(indices, first, identities)),
+        'mtd.mask': tensor(part(mask, first, identities)),
+        'mtd.normalizer': normalizer,
+      };
+      const places = {
+        tokens: session.tensor({ dtype: 'f32', shape: [identities * encoder.L * encoder.c] }),
+        'prediction mtd': session.tensor({
+          dtype: 'f32',
+          shape: [(count / splits) * 3 * mtd.image * mtd.image],
+        }),
+      };
+      const result = await engine.run(
+        { identities, photos: identities * batch.inputs, targets: identities * batch.targets },
+        { gradients: split === 0 ? 'new' : 'more', update: split === splits - 1, show },
+        data,
+        {
+          settings: { step: number, learningRate: optimizer.lr, averageDecay: 0 },
+          ...(show ? { shown: places } : {}),
+        },
+      );
+      loss += result.losses['mtd'] ?? NaN;
+      norm = result.norm;
+      if (!show) continue;
+      shown['tokens'] = places.tokens.read(0, identities * encoder.L * encoder.c) as Float32Array;
+      shown['prediction'] = places['prediction mtd'].read(0, count * 3 * mtd.image ** 2) as Float32Array;
+    }
+    return { loss, norm };
+  };
+  return { engine, step, shown };
+}
+
+/**
+ * A softmax does not change when all of its scores do, so the gradient by a key's bias is zero: what either side computes is rounding, which
+ * is compared with the gradient by the weight beside it.
+ */
+const isZero = (name: string): boolean => /\.(to_k|k_proj)\.bias$/.test(name);
+const largest = (values: Float32Array): number => values.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
+
+const scalar = (name: string): number => tensorOf(io, name).data[0] ?? NaN;
+
+test('f32: three steps as PyTorch', async () => {
+  const { engine, step, shown } = start({ dtype: 'f32' });
+  const steps = [...io.keys()].filter((name) => name.startsWith('loss_')).length;
+  let worst = 0;
+  for (let number = 1; number <= steps; number++) {
+    const { loss, norm } = await step(number, { show: number === 1 });
+    assertClose(Float32Array.of(loss), Float32Array.of(scalar(`loss_${number - 1}`)), 1e-4, `loss ${number}`);
+    assertClose(
+      Float32Array.of(norm),
+      Float32Array.of(scalar(`grad_norm_${number - 1}`)),
+      1e-3,
+      `norm ${number}`,
+    );
+    if (number > 1) continue;
+    assertClose(shown['tokens'] ?? new Float32Array(), tensorOf(io, 'tokens').data, 1e-4, 'tokens');
+    assertClose(
+      shown['prediction'] ?? new Float32Array(),
+      tensorOf(io, 'prediction').data,
+      1e-4,
+      'prediction',
+    );
+    const expected = [...io.keys()].filter((name) => name.startsWith('grad.'));
+    const slots = new Map(engine.layout.slots.map((slot) => [`grad.${slot.name}`, slot]));
+    if (expected.length === 0) throw new Error('the case has no gradients');
+    for (const name of expected) {
+      const slot = slots.get(name);
+      if (!slot) throw new Error(`no gradient ${name}`);
+      const gradient = engine.state.read('gradients', slot);
+      if (isZero(slot.name)) {
+        const beside = largest(tensorOf(io, name.replace(/bias$/, 'weight')).data);
+        for (const zero of [gradient, tensorOf(io, name).data]) {
+          if (!(largest(zero) <= 1e-5 * beside)) throw new Error(`${name} is ${largest(zero)}, expected 0`);
+        }
+        continue;
+      }
+      worst = Math.max(worst, relativeError(gradient, tensorOf(io, name).data));
+      assertClose(gradient, tensorOf(io, name).data, 1e-3, name);
+    }
+    console.log(`  ${expected.length} gradients, worst relative error ${worst.toExponential(2)}`);
+  }
+  worst = 0;
+  for (const slot of engine.layout.slots) {
+    const after = tensorOf(io, `after${steps}.${slot.name}`).data;
+    const values = engine.state.read('values', slot);
+    if (isZero(slot.name)) {
+      // AdamW moves what has no gradient but rounding by up to the learning rate, in either direction.
+      const apart = largest(values.map((x, i) => x - (after[i] ?? NaN)));
+      if (!(apart <= 2 * steps * optimizer.lr)) throw new Error(`${slot.name} is ${apart} off`);
+      continue;
+    }
+    worst = Math.max(worst, relativeError(values, after));
+    assertClose(values, after, 1e-3, `${slot.name} after ${steps} steps`);
+  }
+  console.log(`  parameters after ${steps} steps, worst relative error ${worst.toExponential(2)}`);
+  engine.dispose();
+});
+
+test('bf16: gradients point the same way', async () => {
+  const { engine, step } = start({ dtype: 'bf16' });
+  await step(1);
+  let lowest = 1;
+  for (const slot of engine.layout.slots) {
+    if (isZero(slot.name)) continue;
+    const expected = tensorOf(io, `grad.${slot.name}`).data;
+    const cosine = worstCosine(engine.state.read('gradients', slot), expected, expected.length);
+    lowest = Math.min(lowest, cosine);
+  }
+  console.log(`  lowest cosine ${lowest}`);
+  if (!(lowest >= 0.98)) throw new Error(`a gradient has cosine ${lowest} with PyTorch's in f32`);
+  engine.dispose();
+});
+
+test('activations computed again give the same bits', async () => {
+  for (const dtype of ['f32', 'bf16'] as const) {
+    const [kept, again] = [start({ dtype }), start({ dtype, recompute: true })];
+    for (const run of [kept, again]) for (const number of [1, 2]) await run.step(number);
+    for (const slot of kept.engine.layout.slots) {
+      assertSameBits(
+        again.engine.state.read('values', slot),
+        kept.engine.state.read('values', slot),
+        slot.name,
+      );
+    }
+    for (const { engine } of [kept, again]) engine.dispose();
+  }
+});
+
+test('any number of threads gives the same bits, and a split batch the same within rounding', async () => {
+  const one = start({ dtype: 'f32', threads: 1 });
+  await one.step(1);
+  const three = start({ dtype: 'f32', threads: 3 });
+  await three.step(1);
+  const split = start({ dtype: 'f32' });
+  await split.step(1, { splits: batch.identities });
+  for (const slot of one.engine.layout.slots) {
+    const expected = one.engine.state.read('gradients', slot);
+    assertSameBits(three.engine.state.read('gradients', slot), expected, slot.name);
+    if (!isZero(slot.name))
+      assertClose(split.engine.state.read('gradients', slot), expected, 1e-4, slot.name);
+  }
+  for (const { engine } of [one, three, split]) engine.dispose();
+});
+
+test.run();
