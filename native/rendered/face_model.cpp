@@ -32,19 +32,20 @@ constexpr Knot kHairline[] = {{-9, -6},  {-6, -5},  {-4, -2.5f},  {-2.6f, 2}, {-
 // Height of a beard's edge on the cheek, from the middle outwards.
 constexpr Knot kCheekLine[] = {{0, -2.6f}, {2.4f, -2.6f}, {3.5f, -2.9f}, {5, -2}, {6.2f, -0.2f}, {6.9f, 2}, {7.6f, 4}};
 
-bool is_ear(Vec3 p) {
+// An ear and what is `around` it, in centimetres.
+bool is_ear(Vec3 p, float around) {
   const float side = p.x < 0 ? -p.x : p.x;
-  return side > 7.35f && p.y < 7.7f && p.y > -2.2f && p.z > -2.4f && p.z < 2.4f;
+  return side > 7.35f - around && p.y < 7.7f && p.y > -2.2f && p.z > -2.4f && p.z < 2.4f + 0.5f * around;
 }
 
 VertexPaint paint_of(Vec3 p) {
   const float side = p.x < 0 ? -p.x : p.x;
   VertexPaint paint{};
   const float above = p.y - interpolated(kHairline, p.z);
-  paint.scalp = is_ear(p) ? -1 : above;
+  paint.scalp = is_ear(p, 0) ? -1 : above;
   // Long hair covers the ears and the back and the sides of the neck.
   const float behind = (1.3f - p.z) * 1.5f;
-  paint.curtain = is_ear(p) ? 1.5f : std::max(above, std::min(behind, p.y + 17));
+  paint.curtain = is_ear(p, 0.5f) ? 1.5f : std::max(above, std::min(behind, p.y + 17));
   const float below_cheek = smoothstep(0.3f, -0.9f, p.y - interpolated(kCheekLine, side));
   const float front = smoothstep(0.8f, 2.2f, p.z), not_neck = smoothstep(-10.3f, -8.2f, p.y);
   paint.beard = below_cheek * front * not_neck;
