@@ -39,7 +39,10 @@ test('images and labels are the same to the bit on every machine', async () => {
   const pins: [RenderOptions, string][] = [
     [{ identity: 1, view: 2, size: 112 }, '5876b8aedf17795e'],
     [{ identity: heldOutSeed, view: 0, size: 64 }, '09baac3e7ac0bc72'],
-    [{ identity: 7, colouring: 8, viewSeed: 9, view: 3, size: 80, glasses: true, crop: 1.4 }, '64dee6f7e4eb7e5c'],
+    [
+      { identity: 7, colouring: 8, viewSeed: 9, view: 3, size: 80, glasses: true, crop: 1.4 },
+      '64dee6f7e4eb7e5c',
+    ],
     [{ identity: 2 ** 53 - 1, view: 2 ** 53 - 1, size: 33, ...frontal }, 'eefdbe243da0139d'],
   ];
   for (const [options, hash] of pins)
