@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { ArgumentError, messageOf, OmniIdError } from '../errors.js';
+import { addRenderCommand } from './dataset_render.js';
 import { embed, type EmbedCommand } from './embed.js';
 import { convert, info, init } from './models.js';
 import { exitCodes, Interrupted, printJson, warn } from './output.js';
@@ -99,6 +100,8 @@ program
   .action(async (folder: string, options: Parameters<typeof convert>[1]) => {
     process.exitCode = await convert(folder, options);
   });
+
+addRenderCommand(program.command('dataset').description('make training data'));
 
 program
   .command('info')
