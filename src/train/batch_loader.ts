@@ -62,18 +62,29 @@ class Limit {
   }
 }
 
-/** Copies rows of pixels of `channels` bytes, mirrored where asked for. */
-function copyPhoto(from: Uint8Array, to: Uint8Array, size: number, channels: number, flip: boolean): void {
+/** Copies an RGB photo, mirrored where asked for. */
+function copyPixels(from: Uint8Array, to: Uint8Array, size: number, flip: boolean): void {
   if (!flip) {
     to.set(from);
     return;
   }
-  const row = size * channels;
+  const row = 3 * size;
   for (let start = 0; start < size * row; start += row) {
-    for (let x = 0; x < row; x += channels) {
-      const source = start + row - channels - x;
-      for (let c = 0; c < channels; c++) to[start + x + c] = from[source + c] ?? 0;
+    let source = start + row - 3;
+    for (let at = start; at < start + row; at += 3, source -= 3) {
+      to[at] = from[source] ?? 0;
+      to[at + 1] = from[source + 1] ?? 0;
+      to[at + 2] = from[source + 2] ?? 0;
     }
+  }
+}
+
+/** Copies a mask as ones and zeros, mirrored like its photo. */
+function copyMask(from: Uint8Array, to: Uint8Array, size: number, flip: boolean): void {
+  const step = flip ? -1 : 1;
+  for (let start = 0; start < size * size; start += size) {
+    let source = flip ? start + size - 1 : start;
+    for (let at = start; at < start + size; at++, source += step) to[at] = from[source] === 0 ? 0 : 1;
   }
 }
 
@@ -192,19 +203,14 @@ export class BatchLoader {
     for (const [slot, place] of places.entries()) {
       for (const [i, { pixels }] of place.inputs.entries()) {
         const at = slot * drawn.inputs + i;
-        copyPhoto(pixels, square(inputs, at, 3), size, 3, place.sample.inputFlips[i] ?? false);
+        copyPixels(pixels, square(inputs, at, 3), size, place.sample.inputFlips[i] ?? false);
       }
       for (const [i, { pixels, mask }] of place.targets.entries()) {
         const at = slot * targetsEach + i;
         const flip = place.sample.targetFlips[i] ?? false;
-        copyPhoto(pixels, square(targets, at, 3), size, 3, flip);
-        const inside = square(masks, at, 1);
-        if (mask) {
-          copyPhoto(mask, inside, size, 1, flip);
-          for (let j = 0; j < inside.length; j++) inside[j] = inside[j] === 0 ? 0 : 1;
-        } else {
-          inside.fill(1);
-        }
+        copyPixels(pixels, square(targets, at, 3), size, flip);
+        if (mask) copyMask(mask, square(masks, at, 1), size, flip);
+        else square(masks, at, 1).fill(1);
         visible.set(place.sample.visible[i] ?? [], at * kept);
       }
     }

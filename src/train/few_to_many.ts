@@ -60,6 +60,8 @@ function problemsOf(options: FewToManyOptions): string[] {
   };
   const whole = (value: unknown, least: number): boolean =>
     Number.isSafeInteger(value) && Number(value) >= least;
+  const between = (value: unknown, least: number, most: number): boolean =>
+    typeof value === 'number' && value >= least && value <= most;
   const { seed, identitiesPerStep, inputs, targets, maskRatio, patches } = options;
   check('seed', seed, whole(seed, 0), 'a whole number from 0 to 2^53 − 1');
   check('identitiesPerStep', identitiesPerStep, whole(identitiesPerStep, 1), 'a whole number of at least 1');
@@ -72,10 +74,15 @@ function problemsOf(options: FewToManyOptions): string[] {
     check('inputs', inputs, whole(inputs, 1), 'a whole number of at least 1, or [least, most]');
   }
   check('targets', targets, whole(targets, 1), 'a whole number of at least 1');
-  check('maskRatio', maskRatio, maskRatio > 0 && maskRatio < 1, 'a number above 0 and below 1');
+  check(
+    'maskRatio',
+    maskRatio,
+    between(maskRatio, 0, 1) && maskRatio > 0 && maskRatio < 1,
+    'a number above 0 and below 1',
+  );
   check('patches', patches, whole(patches, 1), 'a whole number of at least 1');
   const { flipProbability: flip = 0.5, targetsMayIncludeInputs: include = true } = options;
-  check('flipProbability', flip, flip >= 0 && flip <= 1, 'a number from 0 to 1');
+  check('flipProbability', flip, between(flip, 0, 1), 'a number from 0 to 1');
   check('targetsMayIncludeInputs', include, typeof include === 'boolean', 'true or false');
   return problems;
 }
