@@ -52,11 +52,16 @@ function checkSizes(photo: Opened, mask: Opened, name: string, position: PhotoPo
 }
 
 /**
- * The square in the middle, scaled. The mask takes the very same way but for the kernel, so that it lies on the face: a
- * nearest neighbour keeps it a mask.
+ * The square in the middle, scaled. A photo and its mask take the very same way but for the kernel, so that the mask lies on the face: a
+ * nearest neighbour keeps it a mask. The crop is told in numbers because sharp rounds it to the other side in photos that lie on their
+ * side (EXIF).
  */
-function square(image: Sharp, size: number, kernel: 'lanczos3' | 'nearest'): Sharp {
-  return image.resize({ width: size, height: size, fit: 'cover', position: 'centre', kernel });
+function square({ width, height, image }: Opened, size: number, kernel: 'lanczos3' | 'nearest'): Sharp {
+  const scale = size / Math.min(width, height);
+  const [w, h] = [Math.round(width * scale), Math.round(height * scale)];
+  return image()
+    .resize({ width: w, height: h, fit: 'fill', kernel })
+    .extract({ left: (w - size) >> 1, top: (h - size) >> 1, width: size, height: size });
 }
 
 /**
@@ -76,17 +81,13 @@ export async function decodeTrainingPhoto(
 
   let pixels = fits ? image.pixels : undefined;
   pixels ??= await decoding(describePhoto(photo.image.name, position), position, async () => {
-    const { data } = await rgbPixels(square(image.image(), size, 'lanczos3'));
+    const { data } = await rgbPixels(square(image, size, 'lanczos3'));
     return data;
   });
   if (!mask) return { pixels, mask: undefined };
   if (fits && mask.pixels) return { pixels, mask: mask.pixels };
   const inside = await decoding(describePhoto(photo.mask.name, position), position, () =>
-    square(mask.image(), size, 'nearest')
-      .extractChannel(0)
-      .toColourspace('b-w')
-      .raw({ depth: 'uchar' })
-      .toBuffer(),
+    square(mask, size, 'nearest').extractChannel(0).toColourspace('b-w').raw({ depth: 'uchar' }).toBuffer(),
   );
   return { pixels, mask: inside };
 }

@@ -70,6 +70,15 @@ export async function readSlice(file: FileHandle, position: number, count: numbe
   return bytes;
 }
 
+/** A header, or nothing where node-tar finds numbers in it that none can be. */
+function decodedHeader(block: Buffer, extended: Pax | undefined): Header | undefined {
+  try {
+    return new Header(block, 0, extended);
+  } catch {
+    return undefined;
+  }
+}
+
 /**
  * The files in a tar archive, in order: ustar, pax and GNU long names. Contents are skipped, not read. Links and folders are left out.
  * @param name the archive, for messages
@@ -88,9 +97,9 @@ export async function* tarFiles(
     if (position + blockBytes > size) {
       throw new FormatError(`${name} was cut off: a header at byte ${position} of ${size} is not whole`);
     }
-    const header = new Header(await window.read(position, blockBytes), 0, extended);
-    if (header.nullBlock) return;
-    if (!header.cksumValid || header.size === undefined) {
+    const header = decodedHeader(await window.read(position, blockBytes), extended);
+    if (header?.nullBlock === true) return;
+    if (header?.cksumValid !== true || header.size === undefined) {
       throw new FormatError(
         `${name} is no tar archive, or damaged: the header at byte ${position} is invalid`,
       );

@@ -45,6 +45,7 @@ export interface BatchLoaderOptions {
 /** At most so many at once; the others wait in order. */
 class Limit {
   readonly #waiting: (() => void)[] = [];
+  readonly #underWay = new Set<Promise<unknown>>();
   #running = 0;
 
   constructor(private readonly most: number) {}
@@ -52,13 +53,21 @@ class Limit {
   async run<T>(body: () => Promise<T>): Promise<T> {
     if (this.#running >= this.most) await new Promise<void>((resolve) => this.#waiting.push(resolve));
     else this.#running++;
+    const work = body();
+    this.#underWay.add(work);
     try {
-      return await body();
+      return await work;
     } finally {
+      this.#underWay.delete(work);
       const next = this.#waiting.shift();
       if (next) next();
       else this.#running--;
     }
+  }
+
+  /** Resolves when nothing is under way, however it ends. */
+  async idle(): Promise<void> {
+    while (this.#underWay.size > 0) await Promise.allSettled(this.#underWay);
   }
 }
 
@@ -172,6 +181,8 @@ export class BatchLoader {
     this.#stopped = true;
     await Promise.allSettled(this.#queue);
     this.#queue.length = 0;
+    // A step fails with the first of its reads.
+    await this.#limit.idle();
   }
 
   #refill(): void {
@@ -282,9 +293,9 @@ export class BatchLoader {
     if (this.#bad.has(key)) return undefined;
     const { size, onProblem, reportAtMost = 20 } = this.options;
     try {
-      return await this.#limit.run(() => {
+      return await this.#limit.run(async () => {
         if (this.#stopped) throw new DisposedError('the batch loader was stopped');
-        return this.dataset.read(identity, photo, size);
+        return await this.dataset.read(identity, photo, size);
       });
     } catch (error) {
       // Anything else is not the photo's fault.

@@ -5,8 +5,8 @@ import { dirname, join } from 'node:path';
 import sharp, { type Sharp } from 'sharp';
 
 export interface Scratch {
-  at(...names: string[]): string;
-  remove(): void;
+  readonly at: (...names: string[]) => string;
+  readonly remove: () => void;
 }
 
 export function scratchFolder(name: string): Scratch {
