@@ -57,6 +57,7 @@ function checkSizes(photo: Opened, mask: Opened, name: string, position: PhotoPo
  * side (EXIF).
  */
 function square({ width, height, image }: Opened, size: number, kernel: 'lanczos3' | 'nearest'): Sharp {
+  if (width === size && height === size) return image();
   const scale = size / Math.min(width, height);
   const [w, h] = [Math.round(width * scale), Math.round(height * scale)];
   return image()
