@@ -3,6 +3,7 @@ export {
   AddonError,
   ArgumentError,
   ConfigError,
+  DatasetError,
   DeviceError,
   DisposedError,
   FileError,

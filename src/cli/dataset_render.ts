@@ -3,7 +3,9 @@ import { heldOutSeed } from '../data/rendered.js';
 import { RenderedDataset } from '../data/rendered_dataset.js';
 import { openRenderedFolder, writeRenderedFolder } from '../data/rendered_folder.js';
 import { renderedPhotos, type RenderedEncoding } from '../data/rendered_photos.js';
+import { writeShards } from '../data/shard_writer.js';
 import { ArgumentError } from '../errors.js';
+import { jsonOption, wholeNumber } from './options.js';
 import { exitCodes, interruptSignal, printJson, progressBar, warn } from './output.js';
 
 export interface DatasetRenderCommand {
@@ -15,13 +17,8 @@ export interface DatasetRenderCommand {
   readonly firstView: number;
   readonly crop: number;
   readonly encoding: RenderedEncoding;
+  readonly format: 'folder' | 'shards';
   readonly json?: boolean;
-}
-
-function wholeNumber(text: string): number {
-  if (!/^\d+$/.test(text) || !Number.isSafeInteger(Number(text)))
-    throw new InvalidArgumentError('expected a whole number');
-  return Number(text);
 }
 
 function number(text: string): number {
@@ -31,7 +28,7 @@ function number(text: string): number {
 
 /** `omni-id dataset render`: people and views from seeds, as a data set on disk. */
 export async function datasetRender(options: DatasetRenderCommand): Promise<number> {
-  const { identities, views, size, out, firstSeed, firstView, crop, encoding } = options;
+  const { identities, views, size, out, firstSeed, firstView, crop, encoding, format } = options;
   if (size < 1 || size > 2048) throw new ArgumentError(`--size ${size}: expected 1 to 2048 pixels`);
   const dataset = new RenderedDataset({ identities, views, firstSeed, firstView, crop });
   if (firstSeed < heldOutSeed && firstSeed + identities > heldOutSeed) {
@@ -40,21 +37,30 @@ export async function datasetRender(options: DatasetRenderCommand): Promise<numb
     );
   }
   const signal = interruptSignal();
-  const there = await openRenderedFolder(out, { views, size, crop, firstView, encoding });
+  const there =
+    format === 'folder'
+      ? await openRenderedFolder(out, { views, size, crop, firstView, encoding })
+      : new Set<string>();
   let kept = 0;
   for (let i = 0; i < identities; i++) if (there.has(dataset.identityName(i))) kept++;
   const total = (identities - kept) * views;
   const bar = progressBar('rendering');
   const started = performance.now();
   let done = 0;
-  await writeRenderedFolder(out, renderedPhotos(dataset, size, { encoding, skip: there, signal }), () => {
+  const photos = renderedPhotos(dataset, size, { encoding, skip: there, signal });
+  const onPhoto = (): void => {
     bar.update(++done, total);
-  }).finally(() => {
+  };
+  await (
+    format === 'folder'
+      ? writeRenderedFolder(out, photos, onPhoto)
+      : writeShards(out, photos, { signal, onPhoto })
+  ).finally(() => {
     bar.stop();
   });
   const seconds = (performance.now() - started) / 1000;
   if (options.json === true) {
-    printJson({ out, identities, views, size, firstSeed, firstView, crop, encoding, photos: done, keptIdentities: kept, seconds }); // prettier-ignore
+    printJson({ out, identities, views, size, firstSeed, firstView, crop, encoding, format, photos: done, keptIdentities: kept, seconds }); // prettier-ignore
   } else {
     console.log(
       `${out}: ${done} photos of ${identities - kept} people, seeds ${firstSeed} to ${firstSeed + identities - 1}` +
@@ -73,7 +79,7 @@ export function addRenderCommand(dataset: Command): void {
     .option('--identities <n>', 'how many people', wholeNumber, 2000)
     .option('--views <n>', 'photos of each', wholeNumber, 12)
     .option('--size <n>', 'width and height in pixels', wholeNumber, 112)
-    .requiredOption('--out <dir>', 'folder to write; one that was interrupted is gone on with')
+    .requiredOption('--out <dir>', 'folder to write; identity folders that were interrupted are gone on with')
     .option(
       '--first-seed <n>',
       `seed of the first person; from ${heldOutSeed} on they are held out by convention`,
@@ -85,7 +91,12 @@ export function addRenderCommand(dataset: Command): void {
     .addOption(
       new Option('--encoding <format>', 'of the photos').choices(['png', 'jpg', 'webp']).default('png'),
     )
-    .addOption(new Option('--json', 'print the result, and errors, as JSON'))
+    .addOption(
+      new Option('--format <form>', 'identity folders, or WebDataset tar shards')
+        .choices(['folder', 'shards'])
+        .default('folder'),
+    )
+    .addOption(jsonOption())
     .action(async (options: DatasetRenderCommand) => {
       process.exitCode = await datasetRender(options);
     });
