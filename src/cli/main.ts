@@ -6,6 +6,7 @@ import { addDatasetCommand } from './dataset.js';
 import { embed, type EmbedCommand } from './embed.js';
 import { convert, info, init } from './models.js';
 import { jsonOption, wholeNumber } from './options.js';
+import { addTrainCommand } from './train.js';
 import { exitCodes, Interrupted, printJson, warn } from './output.js';
 
 /** package.json lies one folder above both src/cli/.. and dist/. */
@@ -95,6 +96,7 @@ program
     process.exitCode = await convert(folder, options);
   });
 
+addTrainCommand(program);
 addDatasetCommand(program);
 
 program
