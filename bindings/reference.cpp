@@ -43,8 +43,8 @@ Napi::Value evaluate_reference(const Napi::CallbackInfo& info) {
   });
 }
 
-// operatorCases(op): { attributes, inputs: ({ name, role, shape, values: Float64Array } | null)[] }[], the values drawn anew from
-// the same seeds at every call.
+// operatorCases(op): { attributes, inputs: ({ name, role, shape, values: Float64Array } | null)[] }[], the values drawn anew
+// from the same seeds at every call.
 Napi::Value operator_cases(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&] {
     const OperatorRow& row = operator_named(string_from(info[0], "op"));

@@ -1,6 +1,6 @@
 // The gradients of linear, y = activation(x · Wᵀ + b), of which d is the loss's gradient by x · Wᵀ + b:
 //   linear_input_gradient:  dx = d · W (⊙ activation'(derivative_at)) + sum
-//   linear_weight_gradient: dW = dᵀ · x + sum
+//   linear_weight_gradient: dW = dᵀ · activation(x) + sum
 // d [rows, outputs], W [outputs, …inputs], x, dx, derivative_at [rows, inputs]; sums are gradients that are known already, of
 // the same shape in f32. `activation` is that of the layer before, whose product was derivative_at and whose result was x: its
 // gradient is part of the epilogue, so that dx is the gradient of that product. Neither W nor d nor x is written out
@@ -63,19 +63,30 @@ std::vector<TensorType> weight_shapes(const Arguments& a) {
   const TensorType dw{DType::f32, {d.columns(), x.columns()}};
   require(!a.has(2) || (a[2].dtype == DType::f32 && a[2].elements() == dw.elements()), kWeight,
           "sum does not fit " + to_string(dw));
+  require_activation(a.text("activation"), kWeight);
   require_compute(a, kWeight);
   return {dw};
 }
 
 void weight_reference(const Arguments& a, const std::vector<ReferenceTensor>& in, std::vector<ReferenceTensor>& out) {
   const int64_t k = a[0].shape[0], m = a[0].columns(), n = a[1].columns();
+  const DType product_dtype = product_type(a, a[1]);
+  const bool has_activation = a.text("activation") != "none";
+  // An activation's result is f32, whatever x is, before it is rounded for the product.
+  const DType x_dtype = has_activation ? DType::f32 : a[1].dtype;
+  std::vector<Activated> x;
+  for (double value : in[1].values) x.push_back(activated(value, 0.0, a.text("activation"), product_dtype == DType::bf16));
   for (int64_t i = 0; i < m; ++i) {
     for (int64_t j = 0; j < n; ++j) {
-      ProductSum product(k, product_type(a, a[1]), a[0].dtype, a[1].dtype);
-      for (int64_t l = 0; l < k; ++l) product.add(in[0].values[l * m + i], in[1].values[l * n + j]);
+      ProductSum product(k, product_dtype, a[0].dtype, x_dtype);
+      IndependentErrors of_activation;
+      for (int64_t l = 0; l < k; ++l) {
+        product.add(in[0].values[l * m + i], x[l * n + j].value);
+        of_activation.add(std::abs(in[0].values[l * m + i]) * x[l * n + j].error);
+      }
       const double value = product.value() + (a.has(2) ? in[2].values[i * n + j] : 0.0);
       out[0].values[i * n + j] = value;
-      out[0].errors[i * n + j] = product.error() + (a.has(2) ? kRoundingF32 * std::abs(value) : 0.0);
+      out[0].errors[i * n + j] = product.error() + of_activation.together() + (a.has(2) ? kRoundingF32 * std::abs(value) : 0.0);
     }
   }
 }
@@ -115,7 +126,7 @@ const OperatorRow linear_input_gradient = {
 const OperatorRow linear_weight_gradient = {
     .name = kWeight,
     .inputs = {{"d", InputRole::plain}, {"x", InputRole::plain}, {"sum", InputRole::plain, true}},
-    .attributes = {{"compute", std::string()}},
+    .attributes = {{"activation", std::string("none")}, {"compute", std::string()}},
     .shapes = weight_shapes,
     .in_place_input = 2,
     .cpu = cpu::make_linear_weight_gradient,
@@ -131,6 +142,9 @@ const OperatorRow linear_weight_gradient = {
             {{{64, 48}, {64, 32}, {}}, {}, {}},
             {{{701, 50}, {701, 70}, {50, 70}}, {{"compute", kBf16}}, {}},
             {{{130, 97}, {130, 147}, {}}, {}, {}},
+            {{{70, 33}, {70, 131}, {}}, {{"activation", kGelu}}, {}},
+            {{{70, 33}, {70, 131}, {33, 131}}, {{"activation", kQuickGelu}, {"compute", kBf16}}, {}},
+            {{{70, 33}, {70, 131}, {}}, {{"activation", kGelu}, {"compute", kBf16}}, {}},
         },
 };
 

@@ -137,8 +137,14 @@ class Backward {
     };
     return {
       node,
-      inputs: node.inputs.map((value) => value && this.#present(value)),
-      outputs: node.outputs.map((value) => this.#present(value)),
+      input: (i) => {
+        const value = node.inputs[i];
+        return value && this.#present(value);
+      },
+      output: (i) => {
+        const value = node.outputs[i];
+        return value && this.#present(value);
+      },
       gradient: (output) => gradients[output],
       wants: (i) => {
         const value = node.inputs[i];
@@ -164,12 +170,20 @@ class Backward {
     };
   }
 
+  /**
+   * Whether a value is not kept. Norms are always computed again: that takes one pass over what they read, which is kept anyway, and their
+   * results would be a sixth of what is kept.
+   */
+  #isComputedAgain(node: Node, value: Value): boolean {
+    return node.op === 'layer_norm' || (node.region !== undefined && !this.#kept.has(value.index));
+  }
+
   /** A value to compute with: itself, or the same computed again when it was not kept. */
   #present(value: Value): Value {
     const view = this.graph.viewOf(value);
     const root = view?.source ?? value;
     const producer = this.#producers.get(root.index);
-    if (producer?.node.region === undefined || this.#kept.has(root.index)) return value;
+    if (!producer || !this.#isComputedAgain(producer.node, root)) return value;
     let again = this.#again.get(root.index);
     if (!again) {
       const { node } = producer;

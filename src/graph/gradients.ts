@@ -4,9 +4,9 @@ import { add, computeOf, first, type ComputeType } from './operators.js';
 /** One node on the way back: what is known of the gradients of its outputs, and where those of its inputs go. */
 export interface NodeGradient {
   readonly node: Node;
-  /** What the node read, and what it wrote, to compute with. */
-  readonly inputs: readonly (Value | undefined)[];
-  readonly outputs: readonly Value[];
+  /** What the node read, and what it wrote, to compute with: asked for only when needed, because it may have to be computed again. */
+  input(index: number): Value | undefined;
+  output(index: number): Value | undefined;
   /** The loss's gradient by an output; undefined when nothing depends on it. */
   gradient(output: number): Value | undefined;
   /** Whether anybody asks for the gradient by an input. */
@@ -37,6 +37,17 @@ function need<T>(value: T | undefined): T {
   return value;
 }
 
+/** Those of a node's attributes that are not at their default. */
+function attributesOf(node: Node, names: readonly string[]): Record<string, number | string> {
+  const { attributes } = node;
+  return Object.fromEntries(
+    names.flatMap((name) => {
+      const value = attributes[name];
+      return value === undefined ? [] : [[name, value]];
+    }),
+  );
+}
+
 /** Of an operator with one output that somebody depends on, or the rule would not be asked. */
 function only(n: NodeGradient): Value {
   return need(n.gradient(0));
@@ -49,8 +60,8 @@ export const gradientRules: Readonly<Record<string, GradientRule>> = {
   linear: {
     by: ['x', 'weight', 'bias', 'residual'],
     apply(n) {
-      const [x, weight] = [need(n.inputs[0]), need(n.inputs[1])];
-      const { graph } = x;
+      const weight = need(n.input(1));
+      const { graph } = weight;
       const activation = (n.node.attributes['activation'] ?? 'none') as string;
       const dy = n.gradient(0);
       if (dy && n.wants(3)) n.add(3, dy);
@@ -60,46 +71,43 @@ export const gradientRules: Readonly<Record<string, GradientRule>> = {
         const through =
           activation === 'none'
             ? dy
-            : first(graph.apply('activation_gradient', [dy, need(n.outputs[1])], { activation }));
+            : first(graph.apply('activation_gradient', [dy, need(n.output(1))], { activation }));
         d = d ? add(d, through) : through;
       }
       const product = need(d);
-      const compute = computeOf(weight);
+      // Of an activation only what it is made of is kept: products take it again.
+      const before = n.activated(0);
       if (n.wants(2)) n.addInto(2, (sum) => first(graph.apply('column_sums', [product, sum])));
       if (n.wants(1)) {
-        const type = weight.compute ?? typeOf(weight);
-        n.addInto(1, (sum) =>
-          first(graph.apply('linear_weight_gradient', [product, x, sum], { compute: type })),
-        );
+        const x = before?.kept ?? need(n.input(0));
+        const attributes = {
+          compute: weight.compute ?? typeOf(weight),
+          activation: before?.activation ?? 'none',
+        };
+        n.addInto(1, (sum) => first(graph.apply('linear_weight_gradient', [product, x, sum], attributes)));
       }
       if (!n.wants(0)) return;
-      const before = n.activated(0);
-      const attributes = { output: typeOf(x), ...compute };
-      if (before) {
-        n.addIntoKept(0, (sum) =>
-          first(
-            graph.apply('linear_input_gradient', [product, weight, before.kept, sum], {
-              ...attributes,
-              activation: before.activation,
-            }),
-          ),
+      const output = typeOf(need(n.node.inputs[0]));
+      const attributes = { output, ...computeOf(weight) };
+      const intoX = (sum: Value | undefined): Value =>
+        first(
+          graph.apply('linear_input_gradient', [product, weight, before?.kept, sum], {
+            ...attributes,
+            activation: before?.activation ?? 'none',
+          }),
         );
-      } else {
-        n.addInto(0, (sum) =>
-          first(graph.apply('linear_input_gradient', [product, weight, undefined, sum], attributes)),
-        );
-      }
+      if (before) n.addIntoKept(0, intoX);
+      else n.addInto(0, intoX);
     },
   },
   layer_norm: {
     by: ['x', 'weight', 'bias'],
     apply(n) {
-      const [x, weight] = [need(n.inputs[0]), need(n.inputs[1])];
+      const [x, weight] = [need(n.input(0)), need(n.input(1))];
       const epsilon = n.node.attributes['epsilon'] ?? 1e-5;
       n.addInto(0, (sum) => {
-        const [dx, dweight, dbias] = x.graph.apply('layer_norm_gradient', [only(n), x, weight, sum], {
-          epsilon,
-        });
+        const inputs = [only(n), x, weight, sum];
+        const [dx, dweight, dbias] = x.graph.apply('layer_norm_gradient', inputs, { epsilon });
         if (n.wants(1)) n.add(1, need(dweight));
         if (n.wants(2)) n.add(2, need(dbias));
         return need(dx);
@@ -109,16 +117,12 @@ export const gradientRules: Readonly<Record<string, GradientRule>> = {
   attention: {
     by: ['q', 'k', 'v'],
     apply(n) {
-      const [q, k, v, queryOffsets, keyOffsets] = n.inputs;
-      const { heads, sequences, scale } = n.node.attributes;
-      const gradients = need(q).graph.apply(
+      const dout = only(n);
+      const given = [0, 1, 2].map((i) => n.input(i));
+      const gradients = dout.graph.apply(
         'attention_gradient',
-        [only(n), q, k, v, n.outputs[0], need(n.outputs[1]), queryOffsets, keyOffsets],
-        {
-          ...(heads === undefined ? {} : { heads }),
-          ...(sequences === undefined ? {} : { sequences }),
-          ...(scale === undefined ? {} : { scale }),
-        },
+        [dout, ...given, need(n.output(0)), need(n.output(1)), n.input(3), n.input(4)],
+        attributesOf(n.node, ['heads', 'sequences', 'scale']),
       );
       for (const input of [0, 1, 2]) if (n.wants(input)) n.add(input, need(gradients[input]));
     },
@@ -126,11 +130,12 @@ export const gradientRules: Readonly<Record<string, GradientRule>> = {
   patch_embedding: {
     by: ['pixels', 'weight', 'class_embedding', 'position_embedding'],
     apply(n) {
-      const [pixels, weight] = [need(n.inputs[0]), need(n.inputs[1])];
+      const [pixels, weight] = [need(n.input(0)), need(n.input(1))];
       const { graph } = pixels;
       const output = weight.compute ?? typeOf(weight);
       const [images = 0, channels = 0, height = 0, width = 0] = pixels.shape;
       const patch = weight.shape[2] ?? 1;
+      const order = 'channels_first';
       const [dpatches, dclass, dpositions] = graph.apply('patch_embedding_gradient', [only(n)], {
         images,
         output,
@@ -138,7 +143,6 @@ export const gradientRules: Readonly<Record<string, GradientRule>> = {
       if (n.wants(2)) n.add(2, need(dclass));
       if (n.wants(3)) n.add(3, need(dpositions));
       if (n.wants(1)) {
-        const order = 'channels_first';
         n.addInto(1, (sum) => {
           const rows = first(graph.apply('patch_gather', [pixels], { patch, order, output }));
           return first(
@@ -148,7 +152,7 @@ export const gradientRules: Readonly<Record<string, GradientRule>> = {
       }
       if (n.wants(0)) {
         const rows = first(graph.apply('linear_input_gradient', [dpatches, weight], computeOf(weight)));
-        const attributes = { patch, order: 'channels_first', images, channels, height, width };
+        const attributes = { patch, order, images, channels, height, width };
         n.add(0, first(graph.apply('patch_gather_gradient', [rows], attributes)));
       }
     },
@@ -156,34 +160,32 @@ export const gradientRules: Readonly<Record<string, GradientRule>> = {
   concat_rows: {
     by: ['x'],
     apply(n) {
-      const [x, starts, offsets] = n.inputs;
-      const rows = need(x).rows;
-      n.add(0, first(need(x).graph.apply('concat_rows_gradient', [only(n), starts, offsets], { rows })));
+      const dy = only(n);
+      const { rows } = need(n.node.inputs[0]);
+      n.add(0, first(dy.graph.apply('concat_rows_gradient', [dy, n.input(1), n.input(2)], { rows })));
     },
   },
   patch_gather: {
     by: ['images'],
     apply(n) {
-      const [pixels, visible] = n.inputs;
-      const [images = 0, channels = 0, height = 0, width = 0] = need(pixels).shape;
-      const { patch = 1, order = 'channels_last' } = n.node.attributes;
-      const attributes = { patch, order, images, channels, height, width };
-      n.add(0, first(need(pixels).graph.apply('patch_gather_gradient', [only(n), visible], attributes)));
+      const dy = only(n);
+      const [images = 0, channels = 0, height = 0, width = 0] = need(n.node.inputs[0]).shape;
+      const attributes = {
+        ...attributesOf(n.node, ['patch', 'order']),
+        ...{ images, channels, height, width },
+      };
+      n.add(0, first(dy.graph.apply('patch_gather_gradient', [dy, n.input(1)], attributes)));
     },
   },
   patch_scatter: {
     by: ['rows', 'mask_token', 'positions'],
     apply(n) {
-      const [rows, visible] = n.inputs;
-      const { images = 1 } = n.node.attributes;
-      const [drows, dmask, dpositions] = need(rows).graph.apply(
-        'patch_scatter_gradient',
-        [only(n), visible],
-        {
-          images,
-          output: typeOf(need(rows)),
-        },
-      );
+      const dy = only(n);
+      const output = typeOf(need(n.node.inputs[0]));
+      const [drows, dmask, dpositions] = dy.graph.apply('patch_scatter_gradient', [dy, n.input(1)], {
+        ...attributesOf(n.node, ['images']),
+        output,
+      });
       if (n.wants(0)) n.add(0, need(drows));
       if (n.wants(2)) n.add(2, need(dmask));
       if (n.wants(3)) n.add(3, need(dpositions));
@@ -193,10 +195,9 @@ export const gradientRules: Readonly<Record<string, GradientRule>> = {
     by: ['prediction'],
     data: ['target', 'mask', 'normalizer'],
     apply(n) {
-      const [prediction, target, mask, normalizer] = n.inputs;
-      const { patch = 1 } = n.node.attributes;
-      const inputs = [prediction, target, mask, normalizer, only(n)];
-      n.add(0, first(need(prediction).graph.apply('masked_l1_gradient', inputs, { patch })));
+      const dloss = only(n);
+      const inputs = [...[0, 1, 2, 3].map((i) => n.input(i)), dloss];
+      n.add(0, first(dloss.graph.apply('masked_l1_gradient', inputs, attributesOf(n.node, ['patch']))));
     },
   },
   add: {

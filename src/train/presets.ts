@@ -8,9 +8,9 @@ export const trainingPresets = {
     decoders: [{ type: 'mtd', patchSize: 14 }],
     data: { kind: 'rendered', identities: 2000, views: 12, heldOut: { identities: 64 } },
     sampling: { identities: 4, inputs: 3, targets: 8 },
-    optimizer: { learningRate: 3e-4, warmupSteps: 200 },
-    steps: 20_000,
-    log: { every: 10, imagesEvery: 500, evaluateEvery: 250 },
+    optimizer: { learningRate: 5e-4, warmupSteps: 300 },
+    steps: 10_000,
+    log: { every: 10, imagesEvery: 1000, evaluateEvery: 250 },
     checkpoints: { every: 250 },
   },
 } as const satisfies Record<string, TrainingConfigInput>;

@@ -42,6 +42,12 @@ void activation_gradient(const Elementwise* g) {
   }
 }
 
+void convert_to_bf16(const float* from, int64_t count, uint16_t* to) {
+  int64_t i = 0;
+  for (; i + kWidth <= count; i += kWidth) store_bf16(to + i, load(from + i));
+  if (i < count) store_bf16_n(to + i, load_n(from + i, count - i), count - i);
+}
+
 void column_sums(const ColumnSums* g, int64_t column_begin, int64_t column_end) {
   for (int64_t j = column_begin; j < column_end; j += kWidth) {
     const int64_t n = smaller(kWidth, column_end - j);

@@ -11,6 +11,8 @@
 
 namespace omni_id::cpu::OMNI_ID_ISA_NAMESPACE {
 
+void convert_to_bf16(const float* from, int64_t count, uint16_t* to);
+
 namespace {
 
 // A panel's piece of 32 × kDepth is 40 KiB in bf16 and 80 KiB in f32. It may be larger than the first-level cache: two vectors
@@ -55,12 +57,6 @@ void convert_to_f32(const uint16_t* from, int64_t n, float* to) {
   for (; i < n; ++i) to[i] = float_of((uint32_t)from[i] << 16);
 }
 
-void convert_to_bf16(const float* from, int64_t n, uint16_t* to) {
-  int64_t i = 0;
-  for (; i + kWidth <= n; i += kWidth) store_bf16(to + i, load(from + i));
-  if (i < n) store_bf16_n(to + i, load_n(from + i, n - i), n - i);
-}
-
 // Rows [begin, end) of A, columns [first, first + depth), in the tile's type, kDepth elements apart.
 void convert_a(const Gemm* g, int64_t begin, int64_t end, int64_t first, int64_t depth, void* to) {
   for (int64_t row = begin; row < end; ++row) {
@@ -88,13 +84,6 @@ void unpack_panel(const uint16_t* from, int64_t depth, float* to) {
       to[k * kPanelColumns + column] = float_of((uint32_t)pairs[2 * column] << 16);
     }
   }
-}
-
-template <Activation kActivation, bool kToBf16>
-OMNI_ID_INLINE Vector activated(Vector x) {
-  if constexpr (kActivation == kGelu) return kToBf16 ? gelu_for_bf16(x) : gelu(x);
-  if constexpr (kActivation == kQuickGelu) return quick_gelu(x);
-  return x;
 }
 
 // Where row i of the product is written, and which row is added to it.

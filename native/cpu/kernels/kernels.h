@@ -57,6 +57,7 @@ struct PackPanels {
   int64_t stride;
   ElementType from_type;
   bool transposed;
+  Activation activation;  // of every element, before it is rounded to to_type; only where B is not transposed
   int64_t k, n;
   void* to;
   ElementType to_type;
@@ -198,6 +199,7 @@ struct KernelTable {
   void (*column_sums)(const ColumnSums*, int64_t column_begin, int64_t column_end);
   void (*add)(const Elementwise*);
   void (*activation_gradient)(const Elementwise*);
+  void (*to_bf16)(const float* from, int64_t count, uint16_t* to);
   void (*adamw)(const AdamW*);
   double (*sum_of_squares)(const float* values, int64_t count);
   size_t (*resample_scratch_bytes)(const Resample*);

@@ -41,8 +41,15 @@ OMNI_ID_INLINE Vector words_along(const void* from, ElementType type, int64_t at
   if constexpr (!kPairs) {
     return elements <= 0 ? splat(0.0f) : load_any(from, type, at, smaller(kWidth, elements));
   } else {
-    uint16_t words[2 * kWidth] = {};
     if (type == kBf16 && elements >= 2 * kWidth) return load((const float*)((const uint16_t*)from + at));
+#if defined(OMNI_ID_VECTOR_512)
+    if (elements >= 2 * kWidth) {
+      const float* f32 = (const float*)from + at;
+      const __m512i low = _mm512_castsi256_si512(to_bf16(load(f32)));
+      return _mm512_castsi512_ps(_mm512_inserti64x4(low, to_bf16(load(f32 + kWidth)), 1));
+    }
+#endif
+    uint16_t words[2 * kWidth] = {};
     for (int64_t half = 0; half < 2; ++half) {
       const int64_t n = smaller(kWidth, elements - half * kWidth);
       if (n > 0) store_bf16(words + half * kWidth, load_any(from, type, at + half * kWidth, n));
@@ -52,29 +59,34 @@ OMNI_ID_INLINE Vector words_along(const void* from, ElementType type, int64_t at
 }
 
 // kWidth words down two rows (or one, of floats), of which the second may be missing.
-template <bool kPairs>
+template <bool kPairs, Activation kActivation = kNoActivation>
 OMNI_ID_INLINE Vector words_across(const void* from, ElementType type, int64_t at, int64_t stride, bool has_second, int64_t n) {
   if (n <= 0) return splat(0.0f);
-  const Vector first = load_any(from, type, at, smaller(kWidth, n));
+  const Vector first = activated<kActivation, kPairs>(load_any(from, type, at, smaller(kWidth, n)));
   if constexpr (!kPairs) return first;
-  return interleave(first, has_second ? load_any(from, type, at + stride, smaller(kWidth, n)) : splat(0.0f));
+  if (!has_second) return interleave(first, splat(0.0f));
+  return interleave(first, activated<kActivation, kPairs>(load_any(from, type, at + stride, smaller(kWidth, n))));
 }
 
-template <bool kPairs>
-void pack_panel(const PackPanels* g, int64_t panel) {
+template <bool kPairs, Activation kActivation>
+void pack_rows(const PackPanels* g, int64_t panel) {
   constexpr int64_t kPair = kPairs ? 2 : 1;
   const int64_t steps = divide_up(g->k, kPair), first = panel * kPanelColumns;
   float* to = (float*)g->to + panel * steps * kPanelColumns;
-  if (!g->transposed) {
-    for (int64_t step = 0; step < steps; ++step) {
-      const int64_t k = step * kPair;
-      for (int64_t j = 0; j < kPanelColumns; j += kWidth) {
-        store(to + step * kPanelColumns + j, words_across<kPairs>(g->from, g->from_type, k * g->stride + first + j, g->stride,
-                                                                  k + 1 < g->k, g->n - first - j));
-      }
+  for (int64_t step = 0; step < steps; ++step) {
+    const int64_t k = step * kPair;
+    for (int64_t j = 0; j < kPanelColumns; j += kWidth) {
+      store(to + step * kPanelColumns + j, words_across<kPairs, kActivation>(g->from, g->from_type, k * g->stride + first + j,
+                                                                             g->stride, k + 1 < g->k, g->n - first - j));
     }
-    return;
   }
+}
+
+template <bool kPairs>
+void pack_columns(const PackPanels* g, int64_t panel) {
+  constexpr int64_t kPair = kPairs ? 2 : 1;
+  const int64_t steps = divide_up(g->k, kPair), first = panel * kPanelColumns;
+  float* to = (float*)g->to + panel * steps * kPanelColumns;
   for (int64_t j = 0; j < kPanelColumns; j += kWidth) {
     for (int64_t step = 0; step < steps; step += kWidth) {
       Vector square[kWidth];
@@ -90,6 +102,19 @@ void pack_panel(const PackPanels* g, int64_t panel) {
         if (i < count) store(to + (step + i) * kPanelColumns + j, square[i]);
       }
     }
+  }
+}
+
+template <bool kPairs>
+void pack_panel(const PackPanels* g, int64_t panel) {
+  if (g->transposed) return pack_columns<kPairs>(g, panel);
+  switch (g->activation) {
+    case kGelu:
+      return pack_rows<kPairs, kGelu>(g, panel);
+    case kQuickGelu:
+      return pack_rows<kPairs, kQuickGelu>(g, panel);
+    case kNoActivation:
+      return pack_rows<kPairs, kNoActivation>(g, panel);
   }
 }
 

@@ -385,6 +385,13 @@ OMNI_ID_INLINE Vector quick_gelu_derivative(Vector x) {
 }
 
 template <Activation kActivation, bool kToBf16>
+OMNI_ID_INLINE Vector activated(Vector x) {
+  if constexpr (kActivation == kGelu) return kToBf16 ? gelu_for_bf16(x) : gelu(x);
+  if constexpr (kActivation == kQuickGelu) return quick_gelu(x);
+  return x;
+}
+
+template <Activation kActivation, bool kToBf16>
 OMNI_ID_INLINE Vector derivative_of(Vector x) {
   if constexpr (kActivation == kGelu) return kToBf16 ? gelu_derivative_for_bf16(x) : gelu_derivative(x);
   if constexpr (kActivation == kQuickGelu) return quick_gelu_derivative(x);

@@ -21,6 +21,7 @@ void layer_norm_gradient(const LayerNormGradient*, int64_t row_begin, int64_t ro
 void column_sums(const ColumnSums*, int64_t column_begin, int64_t column_end);
 void add_vectors(const Elementwise*);
 void activation_gradient(const Elementwise*);
+void convert_to_bf16(const float* from, int64_t count, uint16_t* to);
 void adamw(const AdamW*);
 double sum_of_squares(const float* values, int64_t count);
 size_t resample_scratch_bytes(const Resample*);
@@ -52,6 +53,7 @@ const KernelTable& kernels() {
       column_sums,
       add_vectors,
       activation_gradient,
+      convert_to_bf16,
       adamw,
       sum_of_squares,
       resample_scratch_bytes,

@@ -19,8 +19,7 @@ class ElementwiseKernel final : public Kernel {
     one_.b_type = element(a[1].dtype);
     one_.count = columns_;
     if (const auto activation = a.attributes.find("activation"); activation != a.attributes.end()) {
-      const std::string& name = std::get<std::string>(activation->second);
-      one_.activation = name == "gelu" ? kGelu : name == "quick_gelu" ? kQuickGelu : kNoActivation;
+      one_.activation = activation_of(std::get<std::string>(activation->second));
     }
   }
 

@@ -6,11 +6,6 @@ namespace omni_id::cpu {
 
 namespace {
 
-Activation activation_of(const Arguments& a) {
-  const std::string& activation = a.text("activation");
-  return activation == "gelu" ? kGelu : activation == "quick_gelu" ? kQuickGelu : kNoActivation;
-}
-
 class Linear final : public Kernel {
  public:
   Linear(const Arguments& a, CpuDevice& device) : device_(device), weight_(a, 1, true), gemm_{} {
@@ -19,7 +14,7 @@ class Linear final : public Kernel {
     gemm_.n = a[1].shape[0];
     gemm_.a_type = element(a[0].dtype);
     gemm_.weight_type = weight_.type();
-    gemm_.activation = activation_of(a);
+    gemm_.activation = activation_of(a.text("activation"));
     gemm_.out_type = element(dtype_named(a.text("output")));
   }
 
@@ -50,23 +45,22 @@ class Linear final : public Kernel {
 
 class LinearInputGradient final : public Kernel {
  public:
-  LinearInputGradient(const Arguments& a, CpuDevice& device) : device_(device), weight_(a, 1, false), gemm_{} {
+  LinearInputGradient(const Arguments& a, CpuDevice& device)
+      : device_(device), weight_(a, 1, false), d_(a[0], weight_.type()), gemm_{} {
     gemm_.m = a[0].shape[0];
     gemm_.k = a[0].columns();
     gemm_.n = a[1].elements() / a[1].shape[0];
-    gemm_.a_type = element(a[0].dtype);
     gemm_.weight_type = weight_.type();
-    gemm_.activation = activation_of(a);
+    gemm_.activation = activation_of(a.text("activation"));
     gemm_.derivative_type = a.has(2) ? element(a[2].dtype) : kF32;
     gemm_.out_type = element(dtype_named(a.text("output")));
   }
 
-  size_t workspace_bytes() const override { return weight_.workspace_bytes(); }
+  size_t workspace_bytes() const override { return weight_.workspace_bytes() + d_.workspace_bytes(); }
 
   void run(const KernelCall& call) override {
     Gemm gemm = gemm_;
-    gemm.a = call.inputs[0].data;
-    gemm.a_stride = call.inputs[0].row_stride;
+    d_.ready(device_, call.inputs[0], call.workspace + weight_.workspace_bytes(), gemm);
     gemm.weight = weight_.ready(device_, call.inputs[1], call.workspace);
     gemm.derivative_at = call.inputs[2].data;
     gemm.derivative_stride = call.inputs[2].row_stride;
@@ -80,6 +74,7 @@ class LinearInputGradient final : public Kernel {
  private:
   CpuDevice& device_;
   Multiplier weight_;
+  Multiplicand d_;
   Gemm gemm_;
 };
 
@@ -92,6 +87,7 @@ class LinearWeightGradient final : public Kernel {
     rows_.from_type = element(a[0].dtype);
     x_.n = a[1].columns();
     x_.from_type = element(a[1].dtype);
+    x_.activation = activation_of(a.text("activation"));
     rows_.type = x_.to_type = gemm_.weight_type = type;
     gemm_.m = rows_.m;
     gemm_.k = rows_.k;

@@ -77,4 +77,30 @@ const void* Multiplier::ready(CpuDevice& device, const TensorView& matrix, std::
   return workspace;
 }
 
+Multiplicand::Multiplicand(const TensorType& type, ElementType product)
+    : rounds_(type.dtype == DType::f32 && product == kBf16), rows_(type.rows()), columns_(type.columns()) {}
+
+void Multiplicand::ready(CpuDevice& device, const TensorView& x, std::byte* workspace, Gemm& gemm) const {
+  if (!rounds_) {
+    gemm.a = x.data;
+    gemm.a_stride = x.row_stride;
+    gemm.a_type = element(x.type.dtype);
+    return;
+  }
+  constexpr int64_t kRowsPerTask = 32;
+  uint16_t* to = reinterpret_cast<uint16_t*>(workspace);
+  device.parallel_for(divide_up(rows_, kRowsPerTask), [&](int64_t task) {
+    for (int64_t row = task * kRowsPerTask; row < std::min(rows_, (task + 1) * kRowsPerTask); ++row) {
+      device.kernels().to_bf16(x.as<const float>() + row * x.row_stride, columns_, to + row * columns_);
+    }
+  });
+  gemm.a = workspace;
+  gemm.a_stride = columns_;
+  gemm.a_type = kBf16;
+}
+
+Activation activation_of(const std::string& name) {
+  return name == "gelu" ? kGelu : name == "quick_gelu" ? kQuickGelu : kNoActivation;
+}
+
 }  // namespace omni_id::cpu

@@ -4,6 +4,8 @@
 
 namespace omni_id::cpu {
 
+Activation activation_of(const std::string& name);
+
 inline ElementType element(DType dtype) { return dtype == DType::bf16 ? kBf16 : kF32; }
 
 // Shares one GEMM among the device's workers.
@@ -37,6 +39,21 @@ class Multiplier {
  private:
   bool packed_;
   PackPanels panels_;
+};
+
+// The left operand of a product in the type of its weight: as it is, or rounded to bfloat16 once into the workspace, where the
+// product would do it again for every few panels.
+class Multiplicand {
+ public:
+  Multiplicand(const TensorType& type, ElementType product);
+
+  size_t workspace_bytes() const { return rounds_ ? aligned_bytes(static_cast<size_t>(rows_ * columns_) * 2) : 0; }
+  // Sets a, a_stride and a_type.
+  void ready(CpuDevice& device, const TensorView& x, std::byte* workspace, Gemm& gemm) const;
+
+ private:
+  bool rounds_;
+  int64_t rows_, columns_;
 };
 
 }  // namespace omni_id::cpu

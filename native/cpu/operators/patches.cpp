@@ -46,11 +46,26 @@ void check_visible(const char* op, const int32_t* visible, int64_t images, int64
   }
 }
 
-// Runs body(element of the row, pixel of the image, run), run by run of elements that follow each other in both: a line of a
-// patch where channels come first, a single channel of a pixel otherwise.
+// Calls body(element of the row, pixel of the image) for all of a patch, in the row's order.
 template <typename Body>
 void each_element(const PatchGrid& grid, int64_t patch, const Body& body) {
-  for (int64_t j = 0; j < grid.depth(); ++j) body(j, grid.pixel(patch, j));
+  const int64_t area = grid.height * grid.width;
+  const int64_t first = patch / grid.columns() * grid.patch * grid.width + patch % grid.columns() * grid.patch;
+  int64_t j = 0;
+  if (grid.channels_first) {
+    for (int64_t c = 0; c < grid.channels; ++c) {
+      for (int64_t y = 0; y < grid.patch; ++y) {
+        const int64_t line = c * area + first + y * grid.width;
+        for (int64_t x = 0; x < grid.patch; ++x, ++j) body(j, line + x);
+      }
+    }
+  } else {
+    for (int64_t y = 0; y < grid.patch; ++y) {
+      for (int64_t x = 0; x < grid.patch; ++x) {
+        for (int64_t c = 0; c < grid.channels; ++c, ++j) body(j, c * area + first + y * grid.width + x);
+      }
+    }
+  }
 }
 
 class PatchGather final : public Kernel {
@@ -68,8 +83,15 @@ class PatchGather final : public Kernel {
     const int64_t image_elements = grid_.channels * grid_.height * grid_.width;
     device_.parallel_for(rows_, [&](int64_t row) {
       const float* image = images + row / per_image * image_elements;
-      each_element(grid_, visible ? visible[row] : row % per_image,
-                   [&](int64_t j, int64_t pixel) { set_value(call.outputs[0], row, j, image[pixel]); });
+      const int64_t patch = visible ? visible[row] : row % per_image;
+      const TensorView& out = call.outputs[0];
+      if (out.type.dtype == DType::bf16) {
+        uint16_t* to = out.as<uint16_t>() + row * out.row_stride;
+        each_element(grid_, patch, [&](int64_t j, int64_t pixel) { to[j] = bf16_from_float(image[pixel]); });
+      } else {
+        float* to = row_of(out, row);
+        each_element(grid_, patch, [&](int64_t j, int64_t pixel) { to[j] = image[pixel]; });
+      }
     });
   }
 
@@ -210,7 +232,7 @@ class PatchEmbeddingGradient final : public Kernel {
   int64_t images_, tokens_, width_;
 };
 
-// Calls body(element of the prediction, difference, mask) for all pixels of one row of patches of one image.
+// A task is one row of patches of one image.
 class MaskedL1Base : public Kernel {
  protected:
   MaskedL1Base(const Arguments& a, CpuDevice& device)
@@ -218,22 +240,18 @@ class MaskedL1Base : public Kernel {
 
   int64_t tasks() const { return grid_.images * (grid_.height / grid_.patch); }
 
+  // Calls body(row of patches, prediction of one of them, target, mask, stride): of the first channel of the first pixel of a
+  // line of the patch, for all lines of all patches of a task.
   template <typename Body>
-  void each(const KernelCall& call, int64_t task, const Body& body) const {
+  void each_line(const KernelCall& call, int64_t task, const Body& body) const {
     const int64_t rows = grid_.height / grid_.patch, image = task / rows, area = grid_.height * grid_.width;
     const float *target = call.inputs[1].as<const float>() + image * grid_.channels * area,
                 *mask = call.inputs[2].as<const float>() + image * area;
     for (int64_t column = 0; column < grid_.columns(); ++column) {
-      const int64_t patch = task % rows * grid_.columns() + column, row = image * grid_.patches() + patch;
-      const float* prediction = row_of(call.inputs[0], row);
-      int64_t j = 0;
+      const int64_t row = image * grid_.patches() + task % rows * grid_.columns() + column;
       for (int64_t y = 0; y < grid_.patch; ++y) {
         const int64_t line = (task % rows * grid_.patch + y) * grid_.width + column * grid_.patch;
-        for (int64_t x = 0; x < grid_.patch; ++x) {
-          for (int64_t c = 0; c < grid_.channels; ++c, ++j) {
-            body(row, j, prediction[j] - target[c * area + line + x], mask[line + x]);
-          }
-        }
+        body(row, y * grid_.patch * grid_.channels, target + line, mask + line, area);
       }
     }
   }
@@ -252,7 +270,16 @@ class MaskedL1 final : public MaskedL1Base {
     double* sums = reinterpret_cast<double*>(call.workspace);
     device_.parallel_for(tasks(), [&](int64_t task) {
       double sum = 0.0;
-      each(call, task, [&](int64_t, int64_t, float difference, float mask) { sum += std::abs(difference * mask); });
+      each_line(call, task, [&](int64_t row, int64_t first, const float* target, const float* mask, int64_t area) {
+        const float* prediction = row_of(call.inputs[0], row) + first;
+        float of_line = 0.0f;
+        for (int64_t x = 0; x < grid_.patch; ++x) {
+          for (int64_t c = 0; c < grid_.channels; ++c, ++prediction) {
+            of_line += std::abs(*prediction - target[c * area + x]) * mask[x];
+          }
+        }
+        sum += static_cast<double>(of_line);
+      });
       sums[task] = sum;
     });
     double total = 0.0;
@@ -268,9 +295,19 @@ class MaskedL1Gradient final : public MaskedL1Base {
   void run(const KernelCall& call) override {
     const float scale = *call.inputs[4].as<const float>() / *call.inputs[3].as<const float>();
     device_.parallel_for(tasks(), [&](int64_t task) {
-      each(call, task, [&](int64_t row, int64_t j, float difference, float mask) {
-        const float sign = difference > 0.0f ? 1.0f : difference < 0.0f ? -1.0f : difference;  // 0, and NaN stays NaN
-        row_of(call.outputs[0], row)[j] = sign * mask * scale;
+      each_line(call, task, [&](int64_t row, int64_t first, const float* target, const float* mask, int64_t area) {
+        const float* prediction = row_of(call.inputs[0], row) + first;
+        float* out = row_of(call.outputs[0], row) + first;
+        for (int64_t x = 0; x < grid_.patch; ++x) {
+          const float weight = mask[x] * scale;
+          for (int64_t c = 0; c < grid_.channels; ++c, ++prediction, ++out) {
+            const float difference = *prediction - target[c * area + x];
+            // Without a branch, which could not be predicted. What is not finite stays so: then its difference from itself is
+            // NaN.
+            const float sign = static_cast<float>((difference > 0.0f) - (difference < 0.0f)) + (difference - difference);
+            *out = sign * weight;
+          }
+        }
       });
     });
   }
