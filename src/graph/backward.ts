@@ -110,7 +110,7 @@ class Backward {
     const parts = views.map((view) => {
       if (column(view) !== next) throw new Error('views that overlap or leave columns out have no gradient');
       next += view.columns;
-      return this.#totals.get(view.index)!;
+      return this.#known(this.#totals, view);
     });
     if (next !== value.columns) throw new Error('views that leave columns out have no gradient');
     const whole = this.graph.join(parts);
@@ -170,6 +170,12 @@ class Backward {
     };
   }
 
+  #known(values: ReadonlyMap<number, Value>, value: Value): Value {
+    const known = values.get(value.index);
+    if (!known) throw new Error(`value ${value.index} is not known yet`);
+    return known;
+  }
+
   /**
    * Whether a value is not kept. Norms are always computed again: that takes one pass over what they read, which is kept anyway, and their
    * results would be a sixth of what is kept.
@@ -193,7 +199,7 @@ class Backward {
         const copy = outputs[i];
         if (copy) this.#again.set(output.index, copy);
       }
-      again = this.#again.get(root.index)!;
+      again = this.#known(this.#again, root);
     }
     if (!view) return again;
     const known = this.#again.get(value.index);

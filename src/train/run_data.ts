@@ -72,7 +72,7 @@ async function* decodedPhotos(
     const photo = dataset.read(identity, index % views, size).then(({ pixels, mask }): PackedPhoto => ({
       identity: dataset.identityName(identity),
       image: { extension: 'npy', bytes: bytesToNpy(pixels, [size, size, 3]) },
-      mask: mask && { extension: 'npy', bytes: bytesToNpy(mask, [size, size]) },
+      mask: { extension: 'npy', bytes: bytesToNpy(mask, [size, size]) },
     }));
     photo.catch(() => undefined); // met when its turn comes
     upcoming.push(photo);

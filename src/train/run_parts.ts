@@ -16,7 +16,16 @@ export function decodersOf(config: TrainingConfig, photos: PhotoCounts): MaskedD
       decoder;
     const name = i === 0 ? 'mtd' : `mtd_${i}`;
     const patches = Math.floor(imageSize / patchSize) ** 2;
-    const mtd = { imageSize, patchSize, width, heads, mlpRatio, crossBlocks, selfBlocks, layerNormEps: decoderNormEps };
+    const mtd = {
+      imageSize,
+      patchSize,
+      width,
+      heads,
+      mlpRatio,
+      crossBlocks,
+      selfBlocks,
+      layerNormEps: decoderNormEps,
+    };
     const visible = visiblePatches(patches, maskRatio);
     if (i === 0) return new MaskedDecoder({ config: mtd, visible, weight, name });
     const sampler = new FewToManySampler(photos, samplingOf(config, i));

@@ -72,7 +72,9 @@ export class StepTensors {
           photo_offsets: this.#multiples(identities + 1, perIdentity),
           query_starts: this.#multiples(identities, 0),
           query_offsets: this.#multiples(identities + 1, tokens),
-          ...Object.assign({}, ...this.#decoders.map((decoder) => decoder.part(part, parts))),
+          ...Object.fromEntries(
+            this.#decoders.flatMap((decoder) => Object.entries(decoder.part(part, parts))),
+          ),
         },
       };
     });
