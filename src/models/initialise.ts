@@ -1,12 +1,13 @@
 import type { Session } from '../graph/session.js';
 import type { OmniIdEncoderConfig } from '../io/config.js';
+import type { MtdConfig } from '../io/mtd_config.js';
 
 /**
  * Standard deviation of a new weight. The vision tower follows transformers' `CLIPPreTrainedModel._init_weights` (initializer factor 1): products that
  * write to the residual stream are the smaller, the deeper the tower. The head, of which the paper says nothing, uses 0.02 for queries (as
  * for ViT's learned tokens) and the same rule as the tower for its blocks: our choice.
  */
-function deviation(name: string, shape: readonly number[], config: OmniIdEncoderConfig): number {
+function encoderDeviation(name: string, shape: readonly number[], config: OmniIdEncoderConfig): number {
   const tower = name.startsWith('vision_model.');
   const width = tower ? config.vision.hiddenSize : config.width;
   const depth = tower ? config.vision.numHiddenLayers : config.crossBlocks + config.selfBlocks;
@@ -22,8 +23,20 @@ function deviation(name: string, shape: readonly number[], config: OmniIdEncoder
 }
 
 /**
- * Gives every weight that is not there yet its initial values: norms 1 and 0, biases 0, all others normal. The values follow from seed, name and
- * index alone (Philox), on every machine. The event loop stays free, and other models of the device take turns with the tensors.
+ * The same of the masked transformer decoder: the rule of the encoder's blocks; 0.02 for positions, mask token and the head, as in MAE, so that the
+ * first predictions are near the photos' mean.
+ */
+export function mtdDeviation(name: string, shape: readonly number[], config: MtdConfig): number {
+  const intoResidual = 1 / Math.sqrt(2 * Math.max(1, config.crossBlocks + config.selfBlocks));
+  const inputs = shape[1] ?? 1;
+  if (/\.to_out\.|\.mlp\.fc2\./.test(name)) return intoResidual / Math.sqrt(inputs);
+  if (/\.(to_q|to_k|to_v)\.|^patch_embed\./.test(name)) return 1 / Math.sqrt(inputs);
+  if (name.includes('.mlp.fc1.')) return 1 / Math.sqrt(2 * inputs);
+  return 0.02; // mask token, positions, head
+}
+
+/**
+ * Gives every weight of an encoder that is not there yet its initial values.
  * @throws the signal's reason when it is aborted: between tensors
  */
 export async function initialise(
@@ -33,13 +46,29 @@ export async function initialise(
   seed: number,
   signal: AbortSignal,
 ): Promise<void> {
+  await setNormal(session, expected, seed, signal, (name, shape) => encoderDeviation(name, shape, config));
+}
+
+/**
+ * Gives every weight that is not there yet its initial values: norms 1 and 0, biases 0, all others normal. The values follow from seed, name and
+ * index alone (Philox), on every machine. The event loop stays free, and other models of the device take turns with the tensors.
+ * @param deviation the standard deviation of a weight that is not constant
+ * @throws the signal's reason when it is aborted: between tensors
+ */
+export async function setNormal(
+  session: Session,
+  expected: ReadonlyMap<string, { readonly shape: readonly number[] }>,
+  seed: number,
+  signal: AbortSignal,
+  deviation: (name: string, shape: readonly number[]) => number,
+): Promise<void> {
   const { device, weights } = session;
   const there = new Set(weights.names());
   for (const [name, { shape }] of expected) {
     if (there.has(name)) continue;
-    const random = shape.length > 1 || name.endsWith('class_embedding');
+    const random = shape.length > 1 || /(^|\.)(class_embedding|mask_token)$/.test(name);
     const mean = !random && /norm[^.]*\.weight$|norm_out\.weight$/.test(name) ? 1 : 0;
-    const spread = random ? deviation(name, shape, config) : 0;
+    const spread = random ? deviation(name, shape) : 0;
     await session.cancellable(signal, (cancellation) =>
       weights.setNormal(device, name, shape, seed, mean, spread, cancellation),
     );
