@@ -7,6 +7,7 @@ import { embed, type EmbedCommand } from './embed.js';
 import { convert, info, init } from './models.js';
 import { jsonOption, wholeNumber } from './options.js';
 import { exitCodes, Interrupted, printJson, warn } from './output.js';
+import { addReconstructCommand } from './reconstruct.js';
 
 /** package.json lies one folder above both src/cli/.. and dist/. */
 function version(): string {
@@ -96,6 +97,7 @@ program
   });
 
 addDatasetCommand(program);
+addReconstructCommand(program);
 
 program
   .command('info')
