@@ -58,7 +58,7 @@ export async function reconstruct(options: ReconstructCommand): Promise<number> 
   const visible = result.visible[0] ?? [];
   const rebuilt = picture(result.prediction);
   if (!whole) throw new Error('the target was not prepared');
-  // One row as in the paper's figures; wide lists of photos are cut into rows of five.
+  // Five photos in a row, so that the picture stays narrow.
   const rows = [];
   for (let i = 0; i < inputs.length; i += 5)
     rows.push({ label: i === 0 ? 'inputs' : '', pictures: shown.slice(0, -1).slice(i, i + 5) });
