@@ -4,6 +4,7 @@ import { Command, CommanderError, Option } from 'commander';
 import { ArgumentError, messageOf, OmniIdError } from '../errors.js';
 import { addDatasetCommand } from './dataset.js';
 import { embed, type EmbedCommand } from './embed.js';
+import { addEvaluateCommand } from './evaluate.js';
 import { convert, info, init } from './models.js';
 import { jsonOption, wholeNumber } from './options.js';
 import { exitCodes, Interrupted, printJson, warn } from './output.js';
@@ -98,6 +99,7 @@ program
 
 addDatasetCommand(program);
 addReconstructCommand(program);
+addEvaluateCommand(program);
 
 program
   .command('info')
