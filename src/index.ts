@@ -29,6 +29,7 @@ export { RenderedDataset, type RenderedDatasetOptions } from './data/rendered_da
 export type { DeviceOptions } from './graph/session.js';
 export type { ClipVisionConfig, OmniIdEncoderConfig } from './io/config.js';
 export type { ImageProcessorConfig } from './io/image_processor.js';
+export type { MtdConfig } from './io/mtd_config.js';
 export type { ClipVisionFeature } from './models/clip_vision.js';
 export {
   ClipVisionEncoder,
@@ -38,6 +39,14 @@ export {
   type Tensor,
 } from './models/clip_vision_encoder.js';
 export type { ComputeDType, ComputeOptions, LoadOptions, ModelInfo } from './models/model.js';
+export {
+  MaskedTransformerDecoder,
+  type CreateMtdOptions,
+  type ReconstructOptions,
+  type Reconstruction,
+  type TargetLosses,
+  type TargetOptions,
+} from './models/mtd.js';
 export { OmniIdEncoder, type CreateOptions, type IdentityTokens } from './models/omni_id_encoder.js';
 export { presets, type PresetName } from './models/presets.js';
 export type { SaveDType, SaveOptions } from './models/save.js';

@@ -75,6 +75,21 @@ const decodeFields = {
   maxPixels: wholeNumber(1, mostPixels),
 };
 
+const seed = wholeNumber(0, Number.MAX_SAFE_INTEGER);
+
+/** What a mask ratio, a share of patches, can be. */
+export const isMaskRatio = (value: unknown): boolean => typeof value === 'number' && value > 0 && value < 1;
+
+const targetFields = {
+  ...decodeFields,
+  visible: z.unknown().optional(), // checked with the targets, as masks are
+  masks: z.unknown().optional(),
+  maskRatio: is('a number above 0 and below 1', isMaskRatio),
+  seed,
+  signal,
+  onProgress: callback,
+};
+
 const schemas = {
   load: z.strictObject({
     ...deviceFields,
@@ -83,7 +98,7 @@ const schemas = {
   }),
   create: z.strictObject({
     ...deviceFields,
-    seed: wholeNumber(0, Number.MAX_SAFE_INTEGER),
+    seed,
     signal,
     vision: is('the path of a folder', (value) => typeof value === 'string' && value !== ''),
   }),
@@ -96,6 +111,10 @@ const schemas = {
     feature: oneOf('feature', ['last_hidden_state', 'penultimate', 'pooled']),
   }),
   save: z.strictObject({ dtype: oneOf('dtype', ['f32', 'f16', 'bf16']), signal, onProgress: callback }),
+  createMtd: z.strictObject({ ...deviceFields, seed, signal }),
+  losses: z.strictObject(targetFields),
+  reconstruct: z.strictObject({ ...targetFields, format: oneOf('format', ['f32', 'rgb']) }),
+  prepare: z.strictObject({ ...decodeFields, signal }),
 };
 
 /**

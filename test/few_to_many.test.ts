@@ -2,7 +2,8 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { philox4x32, PhiloxStream, purposes, type Words4 } from '../src/data/philox.js';
-import { FewToManySampler, visiblePatches, type FewToManyOptions } from '../src/train/few_to_many.js';
+import { visiblePatches } from '../src/data/visible_patches.js';
+import { FewToManySampler, type FewToManyOptions } from '../src/train/few_to_many.js';
 import { assertRejects } from './support/errors.js';
 
 /** The definition, word by word. */

@@ -1,11 +1,11 @@
-import { InvalidArgumentError, Option, type Command } from 'commander';
+import { Option, type Command } from 'commander';
 import { heldOutSeed } from '../data/rendered.js';
 import { RenderedDataset } from '../data/rendered_dataset.js';
 import { openRenderedFolder, writeRenderedFolder } from '../data/rendered_folder.js';
 import { renderedPhotos, type RenderedEncoding } from '../data/rendered_photos.js';
 import { writeShards } from '../data/shard_writer.js';
 import { ArgumentError } from '../errors.js';
-import { jsonOption, wholeNumber } from './options.js';
+import { jsonOption, number, wholeNumber } from './options.js';
 import { exitCodes, interruptSignal, printJson, progressBar, warn } from './output.js';
 
 export interface DatasetRenderCommand {
@@ -19,11 +19,6 @@ export interface DatasetRenderCommand {
   readonly encoding: RenderedEncoding;
   readonly format: 'folder' | 'shards';
   readonly json?: boolean;
-}
-
-function number(text: string): number {
-  if (!/^\d+(\.\d+)?$/.test(text)) throw new InvalidArgumentError('expected a number');
-  return Number(text);
 }
 
 /** `omni-id dataset render`: people and views from seeds, as a data set on disk. */

@@ -4,10 +4,12 @@ import { Command, CommanderError, Option } from 'commander';
 import { ArgumentError, messageOf, OmniIdError } from '../errors.js';
 import { addDatasetCommand } from './dataset.js';
 import { embed, type EmbedCommand } from './embed.js';
+import { addEvaluateCommand } from './evaluate.js';
 import { convert, info, init } from './models.js';
 import { jsonOption, wholeNumber } from './options.js';
 import { addTrainCommand } from './train.js';
 import { exitCodes, Interrupted, printJson, warn } from './output.js';
+import { addReconstructCommand } from './reconstruct.js';
 
 /** package.json lies one folder above both src/cli/.. and dist/. */
 function version(): string {
@@ -98,6 +100,8 @@ program
 
 addTrainCommand(program);
 addDatasetCommand(program);
+addReconstructCommand(program);
+addEvaluateCommand(program);
 
 program
   .command('info')

@@ -1,8 +1,10 @@
-import type { Value } from '../graph/graph.js';
+import { Graph, type Value, type WeightUse } from '../graph/graph.js';
 import { patchGather, patchScatter } from '../graph/operators.js';
+import { translated } from '../graph/session.js';
+import type { MtdConfig } from '../io/mtd_config.js';
 import { layerNorm, linear } from '../nn/layers.js';
 import { queryBlocks, type QueryBlocksConfig } from '../nn/query_blocks.js';
-import type { Scope } from '../nn/scope.js';
+import { Scope } from '../nn/scope.js';
 
 export interface MaskedTransformerDecoderConfig extends QueryBlocksConfig {
   /** Side of the target, in pixels: a multiple of the patch. */
@@ -56,4 +58,35 @@ export function maskedTransformerDecoder(
     layerNorm(w.at('norm_out'), y, { epsilon, output: w.dtype }),
     3 * patchSize * patchSize,
   );
+}
+
+/**
+ * The graph of a decoder for targets of several identities, equally many of each.
+ * @param length L, tokens of an identity
+ * @param visible patches of a target that are visible
+ */
+export function mtdGraph(
+  config: MtdConfig,
+  dtype: 'f32' | 'bf16',
+  identities: number,
+  targets: number,
+  length: number,
+  visible: number,
+): Graph {
+  const graph = new Graph();
+  const count = identities * targets;
+  const { imageSize, tokenWidth } = config;
+  const tokens = graph.input('tokens', 'f32', [identities * length, tokenWidth]);
+  const pixels = graph.input('targets', 'f32', [count, 3, imageSize, imageSize]);
+  const patches = graph.input('visible', 'i32', [count * visible]);
+  graph.output(
+    'prediction',
+    maskedTransformerDecoder(new Scope(graph, dtype), config, tokens, pixels, patches, identities),
+  );
+  return graph;
+}
+
+/** Every weight of a decoder, by its published name. */
+export function mtdWeights(config: MtdConfig): ReadonlyMap<string, WeightUse> {
+  return translated(() => mtdGraph(config, 'f32', 1, 1, 1, 1)).weights;
 }

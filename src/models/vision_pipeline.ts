@@ -1,12 +1,12 @@
-import { native, type NativeTensor } from '../bindings.js';
-import { checkPhoto, describePhoto } from '../data/photo.js';
-import type { LoadedPhoto, PhotoLoader, PlacedPhoto } from '../data/photo_loader.js';
+import type { NativeTensor } from '../bindings.js';
+import type { PhotoLoader, PlacedPhoto } from '../data/photo_loader.js';
 import { ImageError } from '../errors.js';
 import type { Graph } from '../graph/graph.js';
 import type { Session } from '../graph/session.js';
 import type { ClipVisionConfig } from '../io/config.js';
 import type { ImageProcessorConfig } from '../io/image_processor.js';
 import { clipVisionGraph, tokensPerImage, type ClipVisionFeature } from './clip_vision.js';
+import { placePhoto } from './place_photo.js';
 
 /** Tokens that one run of the vision tower works on: enough for the products to run at full speed, little enough to stay small. */
 const tokensPerRun = 2080;
@@ -84,9 +84,10 @@ export class VisionPipeline {
         options.signal?.throwIfAborted();
         if (filled === 0) await inFlight[side];
         try {
-          if ('error' in loaded) throw loaded.error;
           // Awaited, so that besides what the loader holds there is one decoded photo.
-          await this.#place(photo, loaded, pixels[side], filled * imageElements, options.signal);
+          const { session, processor } = this;
+          const element = filled * imageElements;
+          await placePhoto(session, processor, photo, loaded, pixels[side], element, options.signal);
         } catch (error) {
           if (!(error instanceof ImageError) || !options.onPhotoError) throw error;
           options.onPhotoError(error);
@@ -104,36 +105,6 @@ export class VisionPipeline {
       await Promise.allSettled(inFlight);
       for (const tensor of pixels) tensor.dispose();
     }
-  }
-
-  async #place(
-    photo: PlacedPhoto,
-    loaded: Exclude<LoadedPhoto, { error: unknown }>,
-    tensor: NativeTensor,
-    element: number,
-    signal: AbortSignal | undefined,
-  ): Promise<void> {
-    // Checked once more, because time has passed since the call: a buffer that was transferred meanwhile is empty.
-    checkPhoto('pixels' in loaded ? loaded.pixels : loaded.image, photo, this.config.imageSize);
-    if ('pixels' in loaded) {
-      const { pixels } = loaded;
-      // Memory that other threads write to is copied before it is checked.
-      const bad = tensor.write(pixels.buffer instanceof ArrayBuffer ? pixels : pixels.slice(), element);
-      if (bad < 0) return;
-      throw new ImageError(
-        'ERR_PIXELS_INVALID',
-        `${describePhoto(pixels, photo)}: pixel value ${bad} is ${pixels[bad]}, expected a finite number`,
-        photo,
-      );
-    }
-    // The engine reads the pixels from its own threads while JavaScript goes on: what the caller owns is
-    // copied (not with slice(), which for a Buffer is a view).
-    const image = loaded.owned ? loaded.image : { ...loaded.image, data: new Uint8Array(loaded.image.data) };
-    const { shortestEdge, cropSize, rescaleFactor, mean, std } = this.processor;
-    const settings = { resize: shortestEdge, crop: cropSize, rescale: rescaleFactor, mean, std };
-    await this.session.cancellable(signal, (cancellation) =>
-      native().preprocess(this.session.device, image, settings, tensor, element, cancellation),
-    );
   }
 
   async #forward(

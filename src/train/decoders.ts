@@ -3,6 +3,7 @@ import type { Value } from '../graph/graph.js';
 import { maskedL1 } from '../graph/operators.js';
 import type { Session } from '../graph/session.js';
 import type { ImageProcessorConfig } from '../io/image_processor.js';
+import { mtdDeviation } from '../models/initialise.js';
 import {
   maskedTransformerDecoder,
   patchesPerTarget,
@@ -37,9 +38,8 @@ export interface Decoder {
   readonly name: string;
   /** What its loss counts in the sum. */
   readonly weight: number;
-  /** Width of its blocks and how many there are, which new weights depend on. */
-  readonly width: number;
-  readonly depth: number;
+  /** Standard deviation of a new weight that is not constant. @param name without the decoder's own */
+  deviation(name: string, shape: readonly number[]): number;
   /**
    * @param w scope of its weights
    * @param tokens ℓ, f32 [identities · L, C]
@@ -78,12 +78,8 @@ export class MaskedDecoder implements Decoder {
     this.visibleOf = visibleOf ?? ((batch) => batch.visible);
   }
 
-  get width(): number {
-    return this.config.width;
-  }
-
-  get depth(): number {
-    return this.config.crossBlocks + this.config.selfBlocks;
+  deviation(name: string, shape: readonly number[]): number {
+    return mtdDeviation(name, shape, this.config);
   }
 
   get patches(): number {

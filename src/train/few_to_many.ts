@@ -1,4 +1,5 @@
 import { PhiloxStream } from '../data/philox.js';
+import { drawVisible, visiblePatches } from '../data/visible_patches.js';
 import { ArgumentError } from '../errors.js';
 import { describe } from '../options.js';
 
@@ -45,11 +46,6 @@ export interface StepSample {
   /** S of this step. */
   readonly inputs: number;
   readonly identities: readonly IdentitySample[];
-}
-
-/** K, the patches of a target that stay visible: one at least. */
-export function visiblePatches(patches: number, maskRatio: number): number {
-  return Math.max(1, Math.round(patches * (1 - maskRatio)));
 }
 
 /** Collects what is wrong with options, so that all of it is told at once. */
@@ -150,9 +146,7 @@ export class FewToManySampler {
     const targetFlips = targets.map(flipped);
 
     const visible = Array.from({ length: count }, (_, item) =>
-      Int32Array.from(
-        new PhiloxStream(seed, 'visible', { ...place, item }).choose(patches, this.visiblePerTarget),
-      ).sort(),
+      drawVisible(new PhiloxStream(seed, 'visible', { ...place, item }), patches, this.visiblePerTarget),
     );
     return { identity, inputs, inputFlips, targets, targetFlips, visible };
   }

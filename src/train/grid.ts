@@ -1,5 +1,6 @@
 import sharp from 'sharp';
 import { ArgumentError } from '../errors.js';
+import { rgbBytes } from '../models/patches.js';
 import { escaped } from './svg.js';
 
 /** An image as the engine has it, f32 [3, height, width], or as sharp has it, u8 [height, width, 3]. */
@@ -42,16 +43,8 @@ export function rgb({ data, width, height, normalisation }: Picture): Uint8Array
     throw new ArgumentError(`a picture of ${width} × ${height} has ${data.length} values, expected ${3 * pixels}`); // prettier-ignore
   }
   if (data instanceof Uint8Array) return data;
-  const bytes = new Uint8Array(3 * pixels);
-  for (let channel = 0; channel < 3; channel++) {
-    const scale = 255 * (normalisation?.std[channel] ?? 1);
-    const shift = 255 * (normalisation?.mean[channel] ?? 0);
-    for (let i = 0; i < pixels; i++) {
-      const value = Math.round((data[channel * pixels + i] ?? 0) * scale + shift);
-      bytes[3 * i + channel] = Math.min(255, Math.max(0, value));
-    }
-  }
-  return bytes;
+  const { mean = [0, 0, 0], std = [1, 1, 1] } = normalisation ?? {};
+  return rgbBytes(data, mean, std);
 }
 
 /** What a masked target's decoder sees: the visible patches, numbered row by row, on grey. */

@@ -2,7 +2,7 @@ import { native, type NativeWeights } from '../bindings.js';
 import { Session } from '../graph/session.js';
 import { clipVisionNames, matchWeights, openCheckpoint, registerWeights } from '../io/checkpoint.js';
 import { clipVisionWeights } from '../models/clip_vision.js';
-import { blockDeviation, initialise, meanAndSpread } from '../models/initialise.js';
+import { initialise, setNormal } from '../models/initialise.js';
 import { omniIdWeights } from '../models/omni_id_encoder.js';
 import type { TrainingConfig } from './config.js';
 import type { TrainingEngine } from './engine.js';
@@ -52,23 +52,38 @@ export async function writeInitialWeights(
       registerWeights(fresh.weights, matchWeights(checkpoint, tower, config.clip));
     }
     await initialise(fresh, config.encoder, omniIdWeights(config.encoder), config.seed, signal);
-    for (const { name, shape, slot } of runWeights(config, engine)) {
-      const inStore = name.replace(/^encoder\./, '');
-      const decoder = engine.model.decoders.find((one) => name.startsWith(`${one.name}.`));
-      if (decoder) {
-        const spread = blockDeviation(name, shape, decoder.width, decoder.depth);
-        const [mean, deviation] = meanAndSpread(name, shape, spread);
-        await fresh.cancellable(signal, (cancellation) =>
-          fresh.weights.setNormal(device, inStore, shape, config.seed, mean, deviation, cancellation),
-        );
+    const weights = runWeights(config, engine);
+    for (const weight of weights) {
+      if (weight.name.startsWith('encoder.')) copyWeight(engine, fresh.weights, weight, 'encoder.');
+    }
+    for (const [i, decoder] of engine.model.decoders.entries()) {
+      const prefix = `${decoder.name}.`;
+      const its = weights.filter(({ name }) => name.startsWith(prefix));
+      const own = new Session(device, new (native().Weights)());
+      try {
+        const named = new Map(its.map((weight) => [weight.name.slice(prefix.length), weight]));
+        // Weights of one name in two decoders are not the same.
+        await setNormal(own, named, config.seed + i, signal, (name, shape) => decoder.deviation(name, shape));
+        for (const weight of its) copyWeight(engine, own.weights, weight, prefix);
+      } finally {
+        own.dispose();
       }
-      const count = shape.reduce((product, n) => product * n, 1);
-      const values = readWeight(fresh.weights, inStore, 0, count);
-      if (slot) engine.state.write('values', slot, values);
-      else engine.session.weights.set(name, shape, values);
     }
     engine.startAverage();
   } finally {
     fresh.dispose();
   }
+}
+
+/** @param prefix of the run's names, which the store's do not have */
+function copyWeight(
+  engine: TrainingEngine,
+  from: NativeWeights,
+  { name, shape, slot }: RunWeight,
+  prefix: string,
+): void {
+  const count = shape.reduce((product, n) => product * n, 1);
+  const values = readWeight(from, name.slice(prefix.length), 0, count);
+  if (slot) engine.state.write('values', slot, values);
+  else engine.session.weights.set(name, shape, values);
 }

@@ -1,0 +1,106 @@
+import type { Command } from 'commander';
+import { ArgumentError } from '../errors.js';
+import { writeFileAtomically } from '../io/atomic_file.js';
+import { checkWritable } from '../io/files.js';
+import type { ComputeDType } from '../models/model.js';
+import { loadPair } from '../models/trained_pair.js';
+import { drawGrid, maskedPicture, type Picture } from '../train/grid.js';
+import { addComputeOptions, jsonOption, maskRatio, wholeNumber } from './options.js';
+import { exitCodes, interruptSignal, printJson, progressBar } from './output.js';
+
+export interface ReconstructCommand {
+  readonly weights: string;
+  readonly inputs: readonly string[];
+  readonly target: string;
+  readonly maskRatio?: number;
+  readonly seed: number;
+  readonly out: string;
+  readonly device?: 'auto' | 'cpu';
+  readonly dtype: ComputeDType;
+  readonly threads?: number;
+  readonly json?: boolean;
+}
+
+/** `omni-id reconstruct`: a photo rebuilt from a few of its patches and other photos of the person, as a picture. */
+export async function reconstruct(options: ReconstructCommand): Promise<number> {
+  const { weights, inputs, target, seed, out } = options;
+  if (!out.toLowerCase().endsWith('.png'))
+    throw new ArgumentError(`--out ${out}: expected a name ending in .png`);
+  await checkWritable(out, `--out ${out}`);
+  const signal = interruptSignal();
+  const { device, dtype, threads } = options;
+
+  await using pair = await loadPair(weights, { device, dtype, threads, signal });
+  const { encoder, decoder } = pair;
+  const ratio = options.maskRatio ?? decoder.config.maskRatio;
+  const bar = progressBar('embedding');
+  const tokens = await encoder
+    .embed([inputs], {
+      signal,
+      onProgress: ({ photosDone, photosTotal }) => {
+        bar.update(photosDone, photosTotal);
+      },
+    })
+    .finally(() => {
+      bar.stop();
+    });
+  const result = await decoder.reconstruct(tokens, [[target]], { maskRatio: ratio, seed, signal });
+
+  const { imageSize: size, imageMean: mean, imageStd: std, patchSize } = decoder.config;
+  const picture = (data: Float32Array): Picture => ({
+    data,
+    width: size,
+    height: size,
+    normalisation: { mean, std },
+  });
+  const shown = (await decoder.prepare([...inputs, target], { signal })).map(picture);
+  const [whole] = shown.slice(-1);
+  const visible = result.visible[0] ?? [];
+  const rebuilt = picture(result.prediction);
+  if (!whole) throw new Error('the target was not prepared');
+  // Five photos in a row, so that the picture stays narrow.
+  const rows = [];
+  for (let i = 0; i < inputs.length; i += 5)
+    rows.push({ label: i === 0 ? 'inputs' : '', pictures: shown.slice(0, -1).slice(i, i + 5) });
+  rows.push({ label: 'masked target', pictures: [maskedPicture(whole, visible, patchSize)] });
+  rows.push({ label: 'reconstruction', pictures: [rebuilt] });
+  rows.push({ label: 'target', pictures: [whole] });
+  const { png, width, height } = await drawGrid([{ rows }]);
+  await writeFileAtomically(out, (file) => file.writeFile(png));
+
+  const [loss = NaN] = result.losses;
+  const patches = decoder.patches;
+  if (options.json === true) {
+    const { info } = decoder;
+    printJson({ out, width, height, inputs, target, maskRatio: ratio, seed, patches, visible: Array.from(visible), loss, info }); // prettier-ignore
+  } else {
+    console.log(
+      `${out}: ${width} × ${height} pixels; ${visible.length} of ${patches} patches were visible, ` +
+        `the mean error of a normalised pixel is ${loss.toFixed(4)}`,
+    );
+  }
+  return exitCodes.ok;
+}
+
+/** Adds `omni-id reconstruct`. */
+export function addReconstructCommand(program: Command): void {
+  addComputeOptions(
+    program
+      .command('reconstruct')
+      .description('rebuild a photo from a few of its patches and other photos of the person')
+      .requiredOption('--weights <dir>', 'what training has written: an encoder with its decoder in mtd/')
+      .requiredOption('--inputs <photos...>', 'photos of the person')
+      .requiredOption('--target <photo>', 'photo to rebuild')
+      .option(
+        '--mask-ratio <share>',
+        'share of the target that is masked (default: that of training)',
+        maskRatio,
+      )
+      .option('--seed <n>', 'seed of the mask', wholeNumber, 0)
+      .requiredOption('--out <file>', 'picture to write: FILE.png'),
+  )
+    .addOption(jsonOption())
+    .action(async (options: ReconstructCommand) => {
+      process.exitCode = await reconstruct(options);
+    });
+}

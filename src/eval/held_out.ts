@@ -1,0 +1,125 @@
+import type { IdentityDataset, TrainingPhoto } from '../data/dataset.js';
+import { PhiloxStream } from '../data/philox.js';
+import { ArgumentError, DatasetError, ImageError } from '../errors.js';
+import { describe } from '../options.js';
+import { ahead } from './ahead.js';
+
+/** Photos of one held-out person. No photo is an input and a target. */
+export interface HeldOutPerson {
+  /** In the data set. */
+  readonly identity: number;
+  readonly name: string;
+  /** Numbers of the photos that ℓ may be made from; ℓ of fewer is made from the first of them. */
+  readonly inputPhotos: readonly number[];
+  /** Their pixels, RGB [size, size, 3]. */
+  readonly inputs: readonly Uint8Array[];
+  /** What is rebuilt, at the decoder's size. */
+  readonly targets: readonly TrainingPhoto[];
+}
+
+export interface HeldOutPeople {
+  readonly people: readonly HeldOutPerson[];
+  /** People of whom there are too few photos. */
+  readonly tooFewPhotos: number;
+  /** Photos that could not be read, and were replaced by others of the person. */
+  readonly unreadablePhotos: number;
+}
+
+export interface HeldOutOptions {
+  /** How many people at most. */
+  readonly identities: number;
+  readonly inputs: number;
+  readonly targets: number;
+  /** Of the choice of photos. */
+  readonly seed: number;
+  readonly inputSize: number;
+  readonly targetSize: number;
+  readonly signal?: AbortSignal | undefined;
+  onPerson?(done: number, total: number): void;
+}
+
+/** People that are read at once. */
+const peopleAhead = 2;
+
+/** @throws {ArgumentError} `ERR_INVALID_ARGUMENT` unless `value` is a whole number in this range */
+export function checkCount(
+  name: string,
+  value: unknown,
+  least: number,
+  most = Number.MAX_SAFE_INTEGER,
+): void {
+  if (Number.isSafeInteger(value) && Number(value) >= least && Number(value) <= most) return;
+  const range = most === Number.MAX_SAFE_INTEGER ? `of at least ${least}` : `from ${least} to ${most}`;
+  throw new ArgumentError(`${name} is ${describe(value)}, expected a whole number ${range}`);
+}
+
+/**
+ * Reads the last people of a data set that have enough photos: those that training keeps out of one. Which of a person's photos are inputs and which are
+ * targets follows from the seed. Peak memory: all of these photos, decoded.
+ * @throws {DatasetError} `ERR_DATASET` when fewer than two people have enough photos; the signal's reason when aborted
+ */
+export async function readHeldOut(dataset: IdentityDataset, options: HeldOutOptions): Promise<HeldOutPeople> {
+  const { identities, inputs, targets, signal } = options;
+  const wanted = inputs + targets;
+  const enough: number[] = [];
+  for (let identity = 0; identity < dataset.identities; identity++)
+    if (dataset.photos(identity) >= wanted) enough.push(identity);
+  const chosen = enough.slice(-identities);
+  const people: HeldOutPerson[] = [];
+  let unreadablePhotos = 0;
+  let done = 0;
+  const reading = ahead(chosen.length, peopleAhead, (i) => readPerson(dataset, chosen[i] ?? 0, options));
+  for await (const { person, unreadable } of reading) {
+    signal?.throwIfAborted();
+    unreadablePhotos += unreadable;
+    if (person) people.push(person);
+    options.onPerson?.(++done, chosen.length);
+  }
+  if (people.length < 2) {
+    throw new DatasetError(
+      `${dataset.name} has ${people.length} people with ${wanted} readable photos (${inputs} inputs, ${targets} targets), expected at least 2`,
+    );
+  }
+  const tooFewPhotos = dataset.identities - enough.length + chosen.length - people.length;
+  return { people, tooFewPhotos, unreadablePhotos };
+}
+
+async function readPerson(
+  dataset: IdentityDataset,
+  identity: number,
+  { inputs, targets, seed, inputSize, targetSize, signal }: HeldOutOptions,
+): Promise<{ person: HeldOutPerson | undefined; unreadable: number }> {
+  const count = dataset.photos(identity);
+  const order = new PhiloxStream(seed, 'inputs', { step: 0, slot: identity }).choose(count, count);
+  let next = 0;
+  let unreadable = 0;
+  /** So many of the photos that come next, with others in place of those that cannot be read. */
+  const read = async (wanted: number, size: number): Promise<{ number: number; photo: TrainingPhoto }[]> => {
+    const found: { number: number; photo: TrainingPhoto }[] = [];
+    while (found.length < wanted && next < count) {
+      signal?.throwIfAborted();
+      const numbers = order.subarray(next, next + wanted - found.length);
+      next += numbers.length;
+      const photos = await Promise.allSettled(
+        Array.from(numbers, (number) => dataset.read(identity, number, size)),
+      );
+      for (const [i, result] of photos.entries()) {
+        if (result.status === 'fulfilled') found.push({ number: numbers[i] ?? 0, photo: result.value });
+        else if (result.reason instanceof ImageError) unreadable++;
+        else throw result.reason; // not the photo's fault
+      }
+    }
+    return found;
+  };
+  const first = await read(inputs, inputSize);
+  const second = await read(targets, targetSize);
+  if (first.length < inputs || second.length < targets) return { person: undefined, unreadable };
+  const person = {
+    identity,
+    name: dataset.identityName(identity),
+    inputPhotos: first.map(({ number }) => number),
+    inputs: first.map(({ photo }) => photo.pixels),
+    targets: second.map(({ photo }) => photo),
+  };
+  return { person, unreadable };
+}
