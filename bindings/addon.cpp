@@ -78,6 +78,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   add("Weights", WeightsObject::define(env), environment.weights);
   add("Cancellation", CancellationObject::define(env), environment.cancellation);
   add("Plan", PlanObject::define(env), environment.plan);
+  add("FaceRenderer", FaceRendererObject::define(env), environment.face_renderer);
   exports.Set("compile", Napi::Function::New<PlanObject::compile>(env, "compile"));
   exports.Set("preprocess", Napi::Function::New<preprocess>(env, "preprocess"));
   exports.Set("inferShapes", Napi::Function::New<infer_shapes>(env, "inferShapes"));

@@ -32,7 +32,7 @@ class Environment {
   Napi::Promise submit(Napi::Env env, Queue& queue, CancelFlag cancelled, std::function<void()> work,
                        std::function<Napi::Value(Napi::Env)> result, std::vector<Napi::Object> keep = {});
 
-  Napi::FunctionReference device, tensor, mapped_file, weights, plan, cancellation;  // constructors
+  Napi::FunctionReference device, tensor, mapped_file, weights, plan, cancellation, face_renderer;  // constructors
 
  private:
   struct Job;

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "environment.h"
+#include "rendered/service.h"
 #include "runtime/plan.h"
 
 // The engine's objects as JavaScript classes, one to one. Each holds a shared pointer, so that a run under way keeps what it
@@ -124,6 +125,16 @@ class PlanObject : public Napi::ObjectWrap<PlanObject>, public Holder<Plan> {
   Napi::Value submit(const Napi::CallbackInfo& info, std::shared_ptr<std::vector<double>> step_seconds);
   Napi::Value arena_bytes(const Napi::CallbackInfo& info);
   void dispose(const Napi::CallbackInfo& info);
+};
+
+// Draws people from the packed face model.
+class FaceRendererObject : public Napi::ObjectWrap<FaceRendererObject>, public Holder<rendered::RenderService> {
+ public:
+  static Napi::Function define(Napi::Env env);
+  explicit FaceRendererObject(const Napi::CallbackInfo& info);
+
+ private:
+  Napi::Value render(const Napi::CallbackInfo& info);
 };
 
 // preprocess(device, image, settings, tensor, element, cancellation): Promise<void>

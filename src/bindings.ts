@@ -135,6 +135,34 @@ export interface OperatorCase {
   } | null)[];
 }
 
+/** An image that is asked for; seeds and numbers are whole. */
+export interface NativeRenderRequest {
+  shapeSeed: number;
+  colouringSeed: number;
+  viewSeed: number;
+  viewNumber: number;
+  size: number;
+  crop: number;
+  pose: { yaw: number; pitch: number; roll: number } | undefined;
+  neutralExpression: boolean;
+  jitter: boolean;
+  glasses: boolean | undefined;
+}
+
+export interface NativeRenderedImage {
+  pixels: Uint8Array;
+  mask: Uint8Array;
+  pose: { yaw: number; pitch: number; roll: number };
+  landmarks: Float32Array;
+  identityCoefficients: Float32Array;
+  expressionCoefficients: Float32Array;
+}
+
+/** Draws people from the packed face model, on threads of its own. */
+export interface NativeFaceRenderer {
+  render(request: NativeRenderRequest, cancellation: NativeCancellation): Promise<NativeRenderedImage>;
+}
+
 /** The addon's exports, one to one with `bindings/`. */
 export interface NativeBinding {
   Device: new (threads?: number, isa?: string) => NativeDevice;
@@ -142,6 +170,11 @@ export interface NativeBinding {
   MappedFile: new (path: string) => NativeMappedFile;
   Weights: new () => NativeWeights;
   Cancellation: new () => NativeCancellation;
+  FaceRenderer: new (
+    file: NativeMappedFile,
+    tensors: Record<string, { offset: number; bytes: number }>,
+    threads?: number,
+  ) => NativeFaceRenderer;
   compile(
     device: NativeDevice,
     weights: NativeWeights,

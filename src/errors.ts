@@ -45,7 +45,7 @@ export class ImageError extends OmniIdError {
   }
 }
 
-/** A safetensors file or sharded index that breaks the format's rules, or cannot be read. */
+/** A file that breaks its format's rules or was cut off: safetensors, a sharded index, tar, .npy. */
 export class FormatError extends OmniIdError {
   declare readonly code: 'ERR_FORMAT';
 
@@ -90,6 +90,15 @@ export class FileError extends OmniIdError {
 
   constructor(message: string, options?: ErrorOptions) {
     super('ERR_FILE', message, options);
+  }
+}
+
+/** A data set that cannot be trained on: empty, an identity with nothing readable, a damaged shard. */
+export class DatasetError extends OmniIdError {
+  declare readonly code: 'ERR_DATASET';
+
+  constructor(message: string, options?: ErrorOptions) {
+    super('ERR_DATASET', message, options);
   }
 }
 

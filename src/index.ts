@@ -3,6 +3,7 @@ export {
   AddonError,
   ArgumentError,
   ConfigError,
+  DatasetError,
   DeviceError,
   DisposedError,
   FileError,
@@ -14,6 +15,17 @@ export {
   type ImageErrorCode,
 } from './errors.js';
 export type { DecodeOptions, Photo, RawImage } from './data/photo.js';
+export type { IdentityDataset, TrainingPhoto } from './data/dataset.js';
+export {
+  expressionNames,
+  heldOutSeed,
+  renderFace,
+  type HeadPose,
+  type RenderedPhoto,
+  type RenderOptions,
+  type ViewOptions,
+} from './data/rendered.js';
+export { RenderedDataset, type RenderedDatasetOptions } from './data/rendered_dataset.js';
 export type { DeviceOptions } from './graph/session.js';
 export type { ClipVisionConfig, OmniIdEncoderConfig } from './io/config.js';
 export type { ImageProcessorConfig } from './io/image_processor.js';

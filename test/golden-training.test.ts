@@ -2,8 +2,8 @@
 // size is taken from the case.
 import { join } from 'node:path';
 import { suite } from 'uvu';
-import { native, type NativeTensor } from '../src/bindings.js';
-import { openDevice, Session } from '../src/graph/session.js';
+import { native } from '../src/bindings.js';
+import { openDevice, Session, type Place } from '../src/graph/session.js';
 import { parseOmniIdConfig } from '../src/io/config.js';
 import { readSafetensors } from '../src/io/safetensors.js';
 import { tokensPerImage } from '../src/models/clip_vision.js';
@@ -57,8 +57,8 @@ function start(options: { dtype: 'f32' | 'bf16'; recompute?: boolean; threads?: 
   const count = batch.identities * batch.targets;
   const visible = io.get('visible');
   if (!visible) throw new Error('the case has no visible patches');
-  const decoder = new MaskedDecoder(
-    {
+  const decoder = new MaskedDecoder({
+    config: {
       imageSize: mtd.image,
       patchSize: mtd.patch,
       width: mtd.dim,
@@ -68,8 +68,8 @@ function start(options: { dtype: 'f32' | 'bf16'; recompute?: boolean; threads?: 
       selfBlocks: mtd.n_self,
       layerNormEps: 1e-5,
     },
-    visible.shape.at(-1) ?? 0,
-  );
+    visible: visible.shape.at(-1) ?? 0,
+  });
   const engine = new TrainingEngine(
     session,
     {
@@ -91,15 +91,13 @@ function start(options: { dtype: 'f32' | 'bf16'; recompute?: boolean; threads?: 
     if (!(weight?.data instanceof Float32Array)) throw new Error(`the case has no weight ${slot.name}`);
     engine.state.write('values', slot, weight.data);
   }
-  const tensors: NativeTensor[] = [];
-  const tensor = (values: Float32Array | Int32Array): NativeTensor => {
+  const tensor = (values: Float32Array | Int32Array): Place => {
     const made = session.tensor({
       dtype: values instanceof Int32Array ? 'i32' : 'f32',
       shape: [values.length],
     });
     made.write(values, 0);
-    tensors.push(made);
-    return made;
+    return { tensor: made, element: 0 };
   };
   const inputs = tensorOf(io, 'inputs').data;
   const targets = tensorOf(io, 'targets').data;
@@ -134,12 +132,10 @@ function start(options: { dtype: 'f32' | 'bf16'; recompute?: boolean; threads?: 
         'mtd.mask': tensor(part(mask, first, identities)),
         'mtd.normalizer': normalizer,
       };
+      const predicted = (count / splits) * 3 * mtd.image ** 2;
       const places = {
-        tokens: session.tensor({ dtype: 'f32', shape: [identities * encoder.L * encoder.c] }),
-        'prediction mtd': session.tensor({
-          dtype: 'f32',
-          shape: [(count / splits) * 3 * mtd.image * mtd.image],
-        }),
+        tokens: tensor(new Float32Array(identities * encoder.L * encoder.c)),
+        'prediction mtd': tensor(new Float32Array(predicted)),
       };
       const result = await engine.run(
         { identities, photos: identities * batch.inputs, targets: identities * batch.targets },
@@ -153,8 +149,8 @@ function start(options: { dtype: 'f32' | 'bf16'; recompute?: boolean; threads?: 
       loss += result.losses['mtd'] ?? NaN;
       norm = result.norm;
       if (!show) continue;
-      shown['tokens'] = places.tokens.read(0, identities * encoder.L * encoder.c) as Float32Array;
-      shown['prediction'] = places['prediction mtd'].read(0, count * 3 * mtd.image ** 2) as Float32Array;
+      shown['tokens'] = places.tokens.tensor.read(0, identities * encoder.L * encoder.c) as Float32Array;
+      shown['prediction'] = places['prediction mtd'].tensor.read(0, predicted) as Float32Array;
     }
     return { loss, norm };
   };

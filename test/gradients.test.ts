@@ -66,7 +66,7 @@ for (const op of native().operators()) {
       const gradients = evaluate({});
       for (const { name } of by) {
         seen.add(name);
-        const gradient = gradients[`gradient of ${name}`] ?? (values['cotangent']);
+        const gradient = gradients[`gradient of ${name}`] ?? values['cotangent'];
         const at = values[name]!;
         assert.is(gradient.length, at.length, `${op}: gradient by ${name} has another size`);
         for (let direction = 0; direction < 2; direction++) {
@@ -76,9 +76,7 @@ for (const op of native().operators()) {
           const h = 1e-5;
           const moved = (sign: number): number =>
             dot(
-              evaluate({ [name]: at.map((x, i) => x + (sign * h * (u[i] ?? 0)) / length) })[
-                'y'
-              ]!,
+              evaluate({ [name]: at.map((x, i) => x + (sign * h * (u[i] ?? 0)) / length) })['y']!,
               values['cotangent']!,
             );
           const expected = (moved(1) - moved(-1)) / (2 * h);

@@ -91,6 +91,7 @@ const sanitized = [
   'inputs',
   'lifecycle',
   'profile',
+  'rendered',
 ];
 /** The engine's own tests in a build folder; a part of the tests (`--only`) may be run before it is built. */
 function nativeTests(folder: string): string[] {

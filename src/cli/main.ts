@@ -1,16 +1,13 @@
 #!/usr/bin/env node
 import { readFileSync } from 'node:fs';
-import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
+import { Command, CommanderError, Option } from 'commander';
 import { ArgumentError, messageOf, OmniIdError } from '../errors.js';
+import { addDatasetCommand } from './dataset.js';
 import { embed, type EmbedCommand } from './embed.js';
 import { convert, info, init } from './models.js';
+import { jsonOption, wholeNumber } from './options.js';
+import { addTrainCommand } from './train.js';
 import { exitCodes, Interrupted, printJson, warn } from './output.js';
-
-function wholeNumber(text: string): number {
-  if (!/^\d+$/.test(text) || !Number.isSafeInteger(Number(text)))
-    throw new InvalidArgumentError('expected a whole number');
-  return Number(text);
-}
 
 /** package.json lies one folder above both src/cli/.. and dist/. */
 function version(): string {
@@ -28,7 +25,6 @@ function version(): string {
   return 'unknown';
 }
 
-const json = (): Option => new Option('--json', 'print the result, and errors, as JSON');
 const folderHelp = 'folder with config.json and safetensors weights';
 
 const program = new Command('omni-id')
@@ -55,7 +51,7 @@ program
   .option('--device <name>', 'auto or cpu')
   .addOption(new Option('--dtype <type>', 'type to compute in').choices(['bf16', 'f32']).default('bf16'))
   .option('--threads <n>', 'threads to compute with', wholeNumber)
-  .addOption(json())
+  .addOption(jsonOption())
   .action(async (paths: string[], options: EmbedCommand) => {
     process.exitCode = await embed(paths, options);
   });
@@ -71,7 +67,7 @@ program
   .addOption(
     new Option('--dtype <type>', 'type of the weights').choices(['f32', 'f16', 'bf16']).default('f32'),
   )
-  .addOption(json())
+  .addOption(jsonOption())
   .action(async (preset: string, options: Parameters<typeof init>[1]) => {
     process.exitCode = await init(preset, options);
   });
@@ -95,15 +91,18 @@ program
     '--pack',
     'write a packed cache, which is mapped at start: beside the converted model, or into <dir> without --out',
   )
-  .addOption(json())
+  .addOption(jsonOption())
   .action(async (folder: string, options: Parameters<typeof convert>[1]) => {
     process.exitCode = await convert(folder, options);
   });
 
+addTrainCommand(program);
+addDatasetCommand(program);
+
 program
   .command('info')
   .description('version, devices, instruction sets, threads, memory')
-  .addOption(json())
+  .addOption(jsonOption())
   .action((options: { json?: boolean }) => {
     process.exitCode = info(options);
   });

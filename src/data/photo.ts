@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
-import sharp from 'sharp';
-import { ArgumentError, ImageError, messageOf, OmniIdError } from '../errors.js';
+import sharp, { type Sharp } from 'sharp';
+import { ArgumentError, ImageError, messageOf } from '../errors.js';
 import { describe, mostPixels } from '../options.js';
 
 /** Decoded pixels: rows of interleaved 8-bit RGB. */
@@ -107,7 +107,8 @@ export function checkPhoto(
   );
 }
 
-async function bytesOf(
+/** The bytes of a photo. @throws {ImageError} `ERR_IMAGE_NOT_FOUND` or `ERR_IMAGE_UNREADABLE` */
+export async function bytesOf(
   photo: string | URL | Uint8Array,
   name: string,
   position: PhotoPosition,
@@ -128,6 +129,90 @@ async function bytesOf(
   }
 }
 
+/** A photo that has been looked at, not yet decoded. */
+export interface PreparedPhoto {
+  /** Gives the upright image in sRGB, laid on the background; grey ones may still have one channel (see {@link rgbPixels}). */
+  readonly image: Sharp;
+  /** Of the upright image, in pixels. */
+  readonly width: number;
+  /** Of the upright image, in pixels. */
+  readonly height: number;
+}
+
+/**
+ * Reads a photo's header and sets up how it is decoded, by the rules of {@link decodePhoto}.
+ * @param name begins messages
+ * @throws {ImageError} `ERR_IMAGE_UNREADABLE` or `ERR_IMAGE_TOO_LARGE`
+ */
+export async function preparePhoto(
+  bytes: Uint8Array,
+  name: string,
+  position: Partial<PhotoPosition>,
+  { background = '#ffffff', maxPixels = defaultMaxPixels }: DecodeOptions = {},
+): Promise<PreparedPhoto> {
+  if (bytes.byteLength === 0) {
+    throw new ImageError('ERR_IMAGE_UNREADABLE', `${name}: the file is empty`, position);
+  }
+  // The limit is ours, checked below with both numbers in the message.
+  const settings = { failOn: 'error', limitInputPixels: false } as const;
+  const { width, height, space, hasAlpha, format, autoOrient } = await decoding(name, position, () =>
+    sharp(bytes, settings).metadata(),
+  );
+  if (!formats.has(format)) {
+    throw new ImageError(
+      'ERR_IMAGE_UNREADABLE',
+      `${name}: the format is ${format}, expected JPEG, PNG, WebP, AVIF, TIFF or GIF`,
+      position,
+    );
+  }
+  if (width * height > maxPixels) {
+    throw new ImageError(
+      'ERR_IMAGE_TOO_LARGE',
+      `${name}: ${width} × ${height} pixels, at most ${maxPixels} are allowed (maxPixels)`,
+      position,
+    );
+  }
+  let image = sharp(bytes, { ...settings, ignoreIcc: space !== 'cmyk' }).autoOrient();
+  if (hasAlpha) image = image.flatten({ background });
+  return {
+    image: image.toColourspace('srgb').removeAlpha(),
+    width: autoOrient.width,
+    height: autoOrient.height,
+  };
+}
+
+/**
+ * Runs libvips on a photo.
+ * @throws {ImageError} `ERR_IMAGE_UNREADABLE` when it fails
+ */
+export async function decoding<T>(
+  name: string,
+  position: Partial<PhotoPosition>,
+  body: () => Promise<T>,
+): Promise<T> {
+  try {
+    return await body();
+  } catch (cause) {
+    // libvips keeps one error text for all threads: further lines may be of other photos.
+    const [reason] = messageOf(cause).split('\n');
+    throw new ImageError('ERR_IMAGE_UNREADABLE', `${name}: not an image that can be decoded (${reason})`, {
+      cause,
+      ...position,
+    });
+  }
+}
+
+/** Decodes to 8-bit RGB. */
+export async function rgbPixels(image: Sharp): Promise<RawImage> {
+  const { data, info } = await image.raw({ depth: 'uchar' }).toBuffer({ resolveWithObject: true });
+  return {
+    data: info.channels === 3 ? data : repeated(data),
+    width: info.width,
+    height: info.height,
+    channels: 3,
+  };
+}
+
 /**
  * Decodes a photo in full to 8-bit RGB: JPEG, PNG, WebP, AVIF, TIFF, GIF (the first frame of a moving image). EXIF orientation is
  * applied; transparency is laid on `background`; grey, palette, 16-bit and CMYK images are converted to 8-bit sRGB. Embedded colour
@@ -139,53 +224,12 @@ async function bytesOf(
 export async function decodePhoto(
   photo: string | URL | Uint8Array,
   position: PhotoPosition,
-  { background = '#ffffff', maxPixels = defaultMaxPixels }: DecodeOptions = {},
+  options: DecodeOptions = {},
 ): Promise<RawImage> {
   const name = describePhoto(photo, position);
   const bytes = await bytesOf(photo, name, position);
-  if (bytes.byteLength === 0) {
-    throw new ImageError('ERR_IMAGE_UNREADABLE', `${name}: the file is empty`, position);
-  }
-  try {
-    // The limit is ours, checked below with both numbers in the message.
-    const settings = { failOn: 'error', limitInputPixels: false } as const;
-    const { width, height, space, hasAlpha, format } = await sharp(bytes, settings).metadata();
-    if (!formats.has(format)) {
-      throw new ImageError(
-        'ERR_IMAGE_UNREADABLE',
-        `${name}: the format is ${format}, expected JPEG, PNG, WebP, AVIF, TIFF or GIF`,
-        position,
-      );
-    }
-    if (width * height > maxPixels) {
-      throw new ImageError(
-        'ERR_IMAGE_TOO_LARGE',
-        `${name}: ${width} × ${height} pixels, at most ${maxPixels} are allowed (maxPixels)`,
-        position,
-      );
-    }
-    let image = sharp(bytes, { ...settings, ignoreIcc: space !== 'cmyk' }).autoOrient();
-    if (hasAlpha) image = image.flatten({ background });
-    const { data, info } = await image
-      .toColourspace('srgb')
-      .removeAlpha()
-      .raw({ depth: 'uchar' })
-      .toBuffer({ resolveWithObject: true });
-    return {
-      data: info.channels === 3 ? data : repeated(data),
-      width: info.width,
-      height: info.height,
-      channels: 3,
-    };
-  } catch (cause) {
-    if (cause instanceof OmniIdError) throw cause;
-    // libvips keeps one error text for all threads: further lines may be of other photos.
-    const [reason] = messageOf(cause).split('\n');
-    throw new ImageError('ERR_IMAGE_UNREADABLE', `${name}: not an image that can be decoded (${reason})`, {
-      cause,
-      ...position,
-    });
-  }
+  const { image } = await preparePhoto(bytes, name, position, options);
+  return decoding(name, position, () => rgbPixels(image));
 }
 
 /** Grey to RGB. */

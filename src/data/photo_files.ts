@@ -4,7 +4,19 @@ import { ArgumentError, FileError, messageOf } from '../errors.js';
 import { isFolder } from '../io/files.js';
 
 /** File name endings that are taken for photos when a folder is listed. */
-const photoEndings = new Set(['.jpg', '.jpeg', '.png', '.webp', '.avif', '.tif', '.tiff', '.gif']);
+export const photoEndings: ReadonlySet<string> = new Set([
+  '.jpg',
+  '.jpeg',
+  '.png',
+  '.webp',
+  '.avif',
+  '.tif',
+  '.tiff',
+  '.gif',
+]);
+
+/** What a face mask's name ends in: `NAME.mask.png` is the mask of the photo `NAME.jpg`, and no photo itself. */
+export const maskEnding = '.mask.png';
 
 /** How photos become identities: one for each folder, one for each file, or one of all. */
 export type Grouping = 'folder' | 'file' | 'all';
@@ -15,13 +27,13 @@ export interface PhotoGroup {
   readonly photos: readonly string[];
 }
 
-const naturalOrder = new Intl.Collator('en', { numeric: true }).compare;
+export const naturalOrder = new Intl.Collator('en', { numeric: true }).compare;
 
-/** Adds the photos in a folder and its subfolders to `photos`, in natural order. Hidden files are left out. */
+/** Adds the photos in a folder and its subfolders to `photos`, in natural order. Hidden files and face masks are left out. */
 async function addPhotosUnder(folder: string, photos: string[]): Promise<void> {
   const entries = await readdir(folder, { withFileTypes: true });
   for (const entry of entries.sort((a, b) => naturalOrder(a.name, b.name))) {
-    if (entry.name.startsWith('.')) continue;
+    if (entry.name.startsWith('.') || entry.name.toLowerCase().endsWith(maskEnding)) continue;
     const path = join(folder, entry.name);
     const status = entry.isSymbolicLink() ? await stat(path).catch(() => undefined) : entry;
     if (status?.isDirectory() === true && !entry.isSymbolicLink()) await addPhotosUnder(path, photos);

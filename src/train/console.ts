@@ -29,6 +29,7 @@ export type ConsoleStream = NodeJS.WritableStream & { readonly isTTY?: boolean }
 export class TrainingConsole {
   readonly #stream: ConsoleStream;
   readonly #bar: SingleBar | undefined;
+  #preparation: SingleBar | undefined;
   readonly #now: () => number;
   readonly #steps: number;
   #began: { step: number; seconds: number } | undefined;
@@ -47,6 +48,27 @@ export class TrainingConsole {
       const format = '{bar} {percentage}% | step {value}/{total} | {facts} | {left} left';
       this.#bar = new SingleBar({ format, stream, barsize: 24, gracefulExit: false });
     }
+  }
+
+  /** Work before the first step, such as rendering a data set: how much of it is done. */
+  preparing(what: string, done: number, total: number): void {
+    if (this.#stream.isTTY !== true) {
+      // A line for every tenth.
+      if (done === total || (done * 10) % total < 10) this.#stream.write(`${what}: ${done}/${total}\n`);
+      return;
+    }
+    if (!this.#preparation) {
+      const format = `${what} {bar} {percentage}% | {value}/{total} | {eta_formatted} left`;
+      this.#preparation = new SingleBar({ format, stream: this.#stream, barsize: 24, gracefulExit: false });
+      this.#preparation.start(total, done);
+    }
+    this.#preparation.update(done);
+  }
+
+  /** The work before the first step is done. */
+  prepared(): void {
+    this.#preparation?.stop();
+    this.#preparation = undefined;
   }
 
   /** Begins to count time, at the step that training goes on from. */

@@ -1,5 +1,5 @@
 import type { NativeTensor } from '../bindings.js';
-import type { Graph } from '../graph/graph.js';
+import type { Graph, WeightUse } from '../graph/graph.js';
 import { translated, type Place, type Session } from '../graph/session.js';
 import { ParameterLayout, TrainingState, type Slot } from './parameters.js';
 import {
@@ -37,8 +37,8 @@ export interface UpdateSettings {
   readonly averageDecay: number;
 }
 
-/** What a step is given, by the names of its graph's inputs. */
-export type StepData = Readonly<Record<string, NativeTensor>>;
+/** What a step is given, or gives, by the names of its graph's inputs or outputs. */
+export type StepData = Readonly<Record<string, Place>>;
 
 export interface StepResult {
   /** By decoder, not weighted. */
@@ -51,6 +51,7 @@ export interface StepResult {
 export class TrainingEngine {
   readonly layout: ParameterLayout;
   readonly state: TrainingState;
+  readonly #frozen: ReadonlyMap<string, WeightUse>;
   readonly #optimizer: OptimizerConfig;
   readonly #constants: Record<string, NativeTensor> = {};
   readonly #settings: NativeTensor;
@@ -68,6 +69,7 @@ export class TrainingEngine {
       stepGraph(model, shape, { gradients: 'none', update: false, show: false }),
     );
     this.layout = new ParameterLayout(graph.parameters);
+    this.#frozen = graph.weights;
     const { slots, size } = this.layout;
     this.state = new TrainingState(session, this.layout, options);
     // A gap belongs to the segment before it: nothing is there, and nothing changes it.
@@ -96,6 +98,17 @@ export class TrainingEngine {
     this.#norm = session.tensor({ dtype: 'f32', shape: [1] });
   }
 
+  /** Weights that are read and not trained. */
+  get frozen(): ReadonlyMap<string, WeightUse> {
+    return this.#frozen;
+  }
+
+  /** Lets the moving average begin at the values. */
+  startAverage(): void {
+    if (!this.state.average) return;
+    for (const slot of this.layout.slots) this.state.write('average', slot, this.state.read('values', slot));
+  }
+
   /** Bytes of the memory that a step's intermediate values need. */
   async arenaBytes(shape: StepShape, kind: StepKind): Promise<number> {
     return (await this.#plan(shape, kind)).plan.arenaBytes;
@@ -119,7 +132,7 @@ export class TrainingEngine {
     const add = (name: string, tensor: NativeTensor, element = 0): void => {
       places[name] = { tensor, element };
     };
-    for (const [name, tensor] of Object.entries({ ...data, ...options.shown })) add(name, tensor);
+    Object.assign(places, data, options.shown);
     for (const { names } of graph.parameters) {
       const joined = names.join('+');
       const element = this.layout.place(names);

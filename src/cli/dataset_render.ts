@@ -1,0 +1,103 @@
+import { InvalidArgumentError, Option, type Command } from 'commander';
+import { heldOutSeed } from '../data/rendered.js';
+import { RenderedDataset } from '../data/rendered_dataset.js';
+import { openRenderedFolder, writeRenderedFolder } from '../data/rendered_folder.js';
+import { renderedPhotos, type RenderedEncoding } from '../data/rendered_photos.js';
+import { writeShards } from '../data/shard_writer.js';
+import { ArgumentError } from '../errors.js';
+import { jsonOption, wholeNumber } from './options.js';
+import { exitCodes, interruptSignal, printJson, progressBar, warn } from './output.js';
+
+export interface DatasetRenderCommand {
+  readonly identities: number;
+  readonly views: number;
+  readonly size: number;
+  readonly out: string;
+  readonly firstSeed: number;
+  readonly firstView: number;
+  readonly crop: number;
+  readonly encoding: RenderedEncoding;
+  readonly format: 'folder' | 'shards';
+  readonly json?: boolean;
+}
+
+function number(text: string): number {
+  if (!/^\d+(\.\d+)?$/.test(text)) throw new InvalidArgumentError('expected a number');
+  return Number(text);
+}
+
+/** `omni-id dataset render`: people and views from seeds, as a data set on disk. */
+export async function datasetRender(options: DatasetRenderCommand): Promise<number> {
+  const { identities, views, size, out, firstSeed, firstView, crop, encoding, format } = options;
+  if (size < 1 || size > 2048) throw new ArgumentError(`--size ${size}: expected 1 to 2048 pixels`);
+  const dataset = new RenderedDataset({ identities, views, firstSeed, firstView, crop });
+  if (firstSeed < heldOutSeed && firstSeed + identities > heldOutSeed) {
+    warn(
+      `seeds from ${heldOutSeed} on are held out by convention; ${firstSeed} to ${firstSeed + identities - 1} are both`,
+    );
+  }
+  const signal = interruptSignal();
+  const there =
+    format === 'folder'
+      ? await openRenderedFolder(out, { views, size, crop, firstView, encoding })
+      : new Set<string>();
+  let kept = 0;
+  for (let i = 0; i < identities; i++) if (there.has(dataset.identityName(i))) kept++;
+  const total = (identities - kept) * views;
+  const bar = progressBar('rendering');
+  const started = performance.now();
+  let done = 0;
+  const photos = renderedPhotos(dataset, size, { encoding, skip: there, signal });
+  const onPhoto = (): void => {
+    bar.update(++done, total);
+  };
+  await (
+    format === 'folder'
+      ? writeRenderedFolder(out, photos, onPhoto)
+      : writeShards(out, photos, { signal, onPhoto })
+  ).finally(() => {
+    bar.stop();
+  });
+  const seconds = (performance.now() - started) / 1000;
+  if (options.json === true) {
+    printJson({ out, identities, views, size, firstSeed, firstView, crop, encoding, format, photos: done, keptIdentities: kept, seconds }); // prettier-ignore
+  } else {
+    console.log(
+      `${out}: ${done} photos of ${identities - kept} people, seeds ${firstSeed} to ${firstSeed + identities - 1}` +
+        (kept > 0 ? `, ${kept} more were there` : '') +
+        ` (${(done / Math.max(seconds, 1e-3)).toFixed(0)} photos/s)`,
+    );
+  }
+  return exitCodes.ok;
+}
+
+/** Adds `render` to `omni-id dataset`. */
+export function addRenderCommand(dataset: Command): void {
+  dataset
+    .command('render')
+    .description('render people from a face model: photos with masks, pose, landmarks and coefficients')
+    .option('--identities <n>', 'how many people', wholeNumber, 2000)
+    .option('--views <n>', 'photos of each', wholeNumber, 12)
+    .option('--size <n>', 'width and height in pixels', wholeNumber, 112)
+    .requiredOption('--out <dir>', 'folder to write; identity folders that were interrupted are gone on with')
+    .option(
+      '--first-seed <n>',
+      `seed of the first person; from ${heldOutSeed} on they are held out by convention`,
+      wholeNumber,
+      0,
+    )
+    .option('--first-view <n>', 'number of the first view', wholeNumber, 0)
+    .option('--crop <factor>', 'side of the image over that of a tight crop', number, 1)
+    .addOption(
+      new Option('--encoding <format>', 'of the photos').choices(['png', 'jpg', 'webp']).default('png'),
+    )
+    .addOption(
+      new Option('--format <form>', 'identity folders, or WebDataset tar shards')
+        .choices(['folder', 'shards'])
+        .default('folder'),
+    )
+    .addOption(jsonOption())
+    .action(async (options: DatasetRenderCommand) => {
+      process.exitCode = await datasetRender(options);
+    });
+}

@@ -1,0 +1,61 @@
+import { resolve } from 'node:path';
+import { Option, type Command } from 'commander';
+import { ArgumentError } from '../errors.js';
+import { readTrainingConfig } from '../train/config.js';
+import { TrainingConsole } from '../train/console.js';
+import { trainingPresets } from '../train/presets.js';
+import { train } from '../train/trainer.js';
+import { jsonOption } from './options.js';
+import { exitCodes, printJson } from './output.js';
+
+interface TrainCommand {
+  readonly preset?: keyof typeof trainingPresets;
+  readonly set: string[];
+  readonly out?: string;
+  readonly resume?: boolean;
+  readonly json?: boolean;
+}
+
+/** `omni-id train`: few-to-many training by a configuration or a preset. */
+export async function trainCommand(file: string | undefined, options: TrainCommand): Promise<number> {
+  const { preset, set, resume = false } = options;
+  if ((file === undefined) === (preset === undefined))
+    throw new ArgumentError('expected a configuration file or --preset, one of the two');
+  const source = file ?? { json: trainingPresets[preset ?? 'nano-synth'], name: `preset ${preset ?? ''}` };
+  const config = await readTrainingConfig(source, set);
+  const runFolder = resolve(options.out ?? `runs/${preset ?? 'train'}`);
+  const console_ = new TrainingConsole({ steps: config.steps });
+  const result = await train(config, { runFolder, resume, console: console_ });
+  if (options.json === true) printJson({ runFolder, ...result });
+  else {
+    const heldOut =
+      result.heldOutLoss === undefined ? '' : `, held-out loss ${result.heldOutLoss.toFixed(4)}`;
+    console.log(
+      `${runFolder}: step ${result.step} of ${config.steps}, loss ${result.loss.toFixed(4)}${heldOut}` +
+        (result.finished ? '' : '; go on with --resume'),
+    );
+  }
+  return Number(process.exitCode ?? exitCodes.ok);
+}
+
+const collect = (value: string, before: string[]): string[] => [...before, value];
+
+export function addTrainCommand(program: Command): void {
+  program
+    .command('train')
+    .description('train an encoder by rebuilding many photos of a person from a few')
+    .argument('[config]', 'configuration: a JSON file (docs/training.md)')
+    .addOption(new Option('--preset <name>', 'a configuration by name').choices(Object.keys(trainingPresets)))
+    .option(
+      '--set <key=value>',
+      'change a field of the configuration; may be given several times',
+      collect,
+      [],
+    )
+    .option('--out <dir>', 'folder of the run (default: runs/PRESET)')
+    .option('--resume', 'go on from the folder’s last checkpoint')
+    .addOption(jsonOption())
+    .action(async (file: string | undefined, options: TrainCommand) => {
+      process.exitCode = await trainCommand(file, options);
+    });
+}

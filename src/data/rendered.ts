@@ -1,0 +1,207 @@
+import { z } from 'zod';
+import { native } from '../bindings.js';
+import { ArgumentError } from '../errors.js';
+import { typed } from '../graph/session.js';
+import { describe } from '../options.js';
+import type { TrainingPhoto } from './dataset.js';
+import { faceRenderer } from './face_renderer.js';
+
+/**
+ * People and views rendered from a face model, with exact ground truth: training data that needs no download.
+ *
+ * A person is a seed. Shape (60 principal components of face scans) and colouring (skin, lips, brows, beard, hair, eyes, moles, freckles) are drawn
+ * from streams of their own, so that people of equal colouring and another shape can be made, and the other way round. A view (pose, expression,
+ * gaze, light, background, clothes, glasses, crop, noise) is a seed and a number. The same request gives the same bytes on every machine.
+ */
+
+/**
+ * By convention people from this seed on are held out: never trained on, only evaluated.
+ * Source: the data set's convention; {@link RenderedDataset} makes no difference between them.
+ */
+export const heldOutSeed = 900_000;
+
+/** Degrees. Yaw turns the face to the image's right, pitch raises it, roll tilts it clockwise. */
+export interface HeadPose {
+  readonly yaw: number;
+  readonly pitch: number;
+  readonly roll: number;
+}
+
+/** What of a view can be chosen instead of drawn. */
+export interface ViewOptions {
+  /** Side of the image over that of a tight crop around the face (18.5 cm at the face): 0.25 to 4. Default: 1. */
+  readonly crop?: number | undefined;
+  /** Default: drawn; normal with 28°, 12° and 6°, clipped at 65°, 28° and 15°. Each from −180 to 180. */
+  readonly pose?: HeadPose | undefined;
+  /** Default: `'random'`. */
+  readonly expression?: 'random' | 'neutral' | undefined;
+  /** Whether the crop is moved and scaled a little. Default: true. */
+  readonly jitter?: boolean | undefined;
+  /** Default: drawn, 14 % wear them. */
+  readonly glasses?: boolean | undefined;
+}
+
+export interface RenderOptions extends ViewOptions {
+  /** Seed of the person: a whole number from 0 to 2^53 − 1. */
+  readonly identity: number;
+  /** Number of the view. */
+  readonly view: number;
+  /** Width and height in pixels: 1 to 2048. */
+  readonly size: number;
+  /** Seed of the shape. Default: `identity`. */
+  readonly shape?: number | undefined;
+  /** Seed of the colouring. Default: `identity`. */
+  readonly colouring?: number | undefined;
+  /** Seed of the view, so that two people can be seen in the very same one. Default: `identity`. */
+  readonly viewSeed?: number | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** A photo and all that is known about it. */
+export interface RenderedPhoto extends TrainingPhoto {
+  readonly size: number;
+  /** [size, size]: 255 where a pixel is mostly face (skin from chin to hairline without ears and glasses, eyes, mouth), else 0. */
+  readonly mask: Uint8Array;
+  readonly pose: HeadPose;
+  /** [68, 2]: x and y of the Multi-PIE 68 landmarks in pixels; (0, 0) is the image's upper left corner. Also those that are hidden or outside. */
+  readonly landmarks: Float32Array;
+  /** [60]: normal numbers, one for each principal component. */
+  readonly identityCoefficients: Float32Array;
+  /** [53]: weights of ARKit's blendshapes, in the order of {@link expressionNames}. */
+  readonly expressionCoefficients: Float32Array;
+}
+
+const whole = (least: number, most: number): z.ZodType<number> =>
+  z
+    .any()
+    .refine(
+      (value) => Number.isSafeInteger(value) && (value as number) >= least && (value as number) <= most,
+      {
+        error: ({ input }) =>
+          `is ${describe(input)}, expected a whole number from ${least} to ${most === Number.MAX_SAFE_INTEGER ? '2^53 − 1' : most}`,
+      },
+    );
+const within = (least: number, most: number): z.ZodType<number> =>
+  z.any().refine((value) => typeof value === 'number' && value >= least && value <= most, {
+    error: ({ input }) => `is ${describe(input)}, expected a number from ${least} to ${most}`,
+  });
+const flag = z.any().refine((value) => typeof value === 'boolean', {
+  error: ({ input }) => `is ${describe(input)}, expected true or false`,
+}) as z.ZodType<boolean>;
+const angle = within(-180, 180);
+
+const viewFields = {
+  crop: within(0.25, 4).optional(),
+  pose: z
+    .strictObject(
+      { yaw: angle, pitch: angle, roll: angle },
+      { error: ({ input }) => `is ${describe(input)}, expected { yaw, pitch, roll }` },
+    )
+    .optional(),
+  expression: z
+    .any()
+    .refine((value) => value === 'random' || value === 'neutral', {
+      error: ({ input }) => `is ${describe(input)}, expected "random" or "neutral"`,
+    })
+    .optional() as z.ZodType<'random' | 'neutral' | undefined>,
+  jitter: flag.optional(),
+  glasses: flag.optional(),
+};
+const seed = whole(0, Number.MAX_SAFE_INTEGER);
+const size = whole(1, 2048);
+const renderSchema = z.strictObject({
+  ...viewFields,
+  identity: seed,
+  view: seed,
+  size,
+  shape: seed.optional(),
+  colouring: seed.optional(),
+  viewSeed: seed.optional(),
+  signal: z
+    .any()
+    .refine((value) => value instanceof AbortSignal, {
+      error: ({ input }) => `is ${describe(input)}, expected an AbortSignal`,
+    })
+    .optional() as z.ZodType<AbortSignal | undefined>,
+});
+
+/**
+ * Fields that are undefined count as absent.
+ * @throws {ArgumentError} `ERR_INVALID_ARGUMENT` naming every field that is unknown or wrong
+ */
+export function checked<T>(what: string, schema: z.ZodType<T>, options: unknown): T {
+  if (typeof options !== 'object' || options === null || Array.isArray(options))
+    throw new ArgumentError(`the options of ${what} are ${describe(options)}, expected an object`);
+  const given = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
+  const result = schema.safeParse(given);
+  if (result.success) return result.data;
+  const problems = result.error.issues.map((issue) =>
+    issue.code === 'unrecognized_keys'
+      ? `unknown option ${issue.keys.map((key) => JSON.stringify(key)).join(', ')}`
+      : `${issue.path.join('.')} ${issue.message}`,
+  );
+  throw new ArgumentError(`${what}: ${problems.join('; ')}`);
+}
+
+export const renderedFields = { viewFields, seed, size, whole };
+
+/**
+ * Renders one photo of one person, on threads of the engine's own.
+ *
+ * @throws {ArgumentError} `ERR_INVALID_ARGUMENT`; {FileError} `ERR_FILE` when the face model cannot be read; the signal's reason when it is
+ *   aborted before the photo was begun
+ */
+export async function renderFace(options: RenderOptions): Promise<RenderedPhoto> {
+  const { identity, view, size, shape, colouring, viewSeed, signal, ...chosen } = checked(
+    'renderFace',
+    renderSchema,
+    options,
+  );
+  signal?.throwIfAborted();
+  const renderer = await faceRenderer();
+  signal?.throwIfAborted();
+  const cancellation = new (native().Cancellation)();
+  const cancel = (): void => {
+    cancellation.cancel();
+  };
+  signal?.addEventListener('abort', cancel, { once: true });
+  try {
+    const image = await renderer.render(
+      {
+        shapeSeed: shape ?? identity,
+        colouringSeed: colouring ?? identity,
+        viewSeed: viewSeed ?? identity,
+        viewNumber: view,
+        size,
+        crop: chosen.crop ?? 1,
+        pose: chosen.pose,
+        neutralExpression: chosen.expression === 'neutral',
+        jitter: chosen.jitter ?? true,
+        glasses: chosen.glasses,
+      },
+      cancellation,
+    );
+    return { size, ...image };
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && error.code === 'ERR_ABORTED') signal?.throwIfAborted();
+    throw typed(error);
+  } finally {
+    signal?.removeEventListener('abort', cancel);
+  }
+}
+
+/** Names of the expression coefficients: ARKit's blendshapes, `_L` and `_R` for the person's left and right. */
+export const expressionNames: readonly string[] = [
+  ...both('browDown', 'browInnerUp', 'browOuterUp', 'cheekPuff', 'cheekSquint', 'eyeBlink', 'eyeLookDown'),
+  ...both('eyeLookIn', 'eyeLookOut', 'eyeLookUp', 'eyeSquint', 'eyeWide'),
+  ...['jawForward', 'jawLeft', 'jawOpen', 'jawRight', 'mouthClose'],
+  ...both('mouthDimple', 'mouthFrown'),
+  ...['mouthFunnel', 'mouthLeft'],
+  ...both('mouthLowerDown', 'mouthPress'),
+  ...['mouthPucker', 'mouthRight', 'mouthRollLower', 'mouthRollUpper', 'mouthShrugLower', 'mouthShrugUpper'],
+  ...both('mouthSmile', 'mouthStretch', 'mouthUpperUp', 'noseSneer'),
+];
+
+function both(...names: string[]): string[] {
+  return names.flatMap((name) => [`${name}_L`, `${name}_R`]);
+}

@@ -1,0 +1,90 @@
+import { z } from 'zod';
+import { ArgumentError } from '../errors.js';
+import { describe } from '../options.js';
+import type { IdentityDataset } from './dataset.js';
+import { checked, renderedFields, renderFace, type RenderedPhoto, type ViewOptions } from './rendered.js';
+
+export interface RenderedDatasetOptions extends ViewOptions {
+  /** How many people there are: at least 1. */
+  readonly identities: number;
+  /** Photos of each: at least 1. */
+  readonly views: number;
+  /** Seed of the first person; the others follow it. From `heldOutSeed` on they are held out by convention. Default: 0. */
+  readonly firstSeed?: number | undefined;
+  /** Number of the first view: other views of the same people. Default: 0. */
+  readonly firstView?: number | undefined;
+}
+
+const schema = z.strictObject({
+  ...renderedFields.viewFields,
+  identities: renderedFields.whole(1, Number.MAX_SAFE_INTEGER),
+  views: renderedFields.whole(1, Number.MAX_SAFE_INTEGER),
+  firstSeed: renderedFields.seed.optional(),
+  firstView: renderedFields.seed.optional(),
+});
+
+/** A range of rendered people, each in the same number of views, as a data set that takes no space: photos are drawn when they are read. */
+export class RenderedDataset implements IdentityDataset {
+  readonly name: string;
+  readonly identities: number;
+  /** Seed of the first person. */
+  readonly firstSeed: number;
+  readonly firstView: number;
+  readonly #views: number;
+  readonly #chosen: ViewOptions;
+
+  /** @throws {ArgumentError} `ERR_INVALID_ARGUMENT` naming every option that is unknown or wrong */
+  constructor(options: RenderedDatasetOptions) {
+    const {
+      identities,
+      views,
+      firstSeed = 0,
+      firstView = 0,
+      ...chosen
+    } = checked('RenderedDataset', schema, options);
+    for (const [what, first, count] of [
+      ['firstSeed', firstSeed, identities],
+      ['firstView', firstView, views],
+    ] as const) {
+      if (!Number.isSafeInteger(first + count))
+        throw new ArgumentError(`${what} ${first} and ${count} more go beyond 2^53 − 1`);
+    }
+    this.identities = identities;
+    this.firstSeed = firstSeed;
+    this.firstView = firstView;
+    this.#views = views;
+    this.#chosen = chosen;
+    this.name = `rendered ${firstSeed} to ${firstSeed + identities - 1}, ${views} views`;
+  }
+
+  photos(identity: number): number {
+    this.#check('identity', identity, this.identities);
+    return this.#views;
+  }
+
+  /** The person's seed. */
+  identityName(identity: number): string {
+    return String(this.firstSeed + this.#check('identity', identity, this.identities));
+  }
+
+  /** @throws {ArgumentError} `ERR_INVALID_ARGUMENT` */
+  async read(identity: number, photo: number, size: number): Promise<RenderedPhoto> {
+    return renderFace({
+      ...this.#chosen,
+      identity: this.firstSeed + this.#check('identity', identity, this.identities),
+      view: this.firstView + this.#check('photo', photo, this.#views),
+      size,
+    });
+  }
+
+  /** Nothing is open. */
+  close(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  #check(what: string, index: number, count: number): number {
+    if (!Number.isSafeInteger(index) || index < 0 || index >= count)
+      throw new ArgumentError(`${what} ${describe(index)} of ${this.name}: expected 0 to ${count - 1}`);
+    return index;
+  }
+}
