@@ -10,6 +10,7 @@ import {
   type MaskedTransformerDecoderConfig,
 } from '../../src/models/masked_transformer_decoder.js';
 import { MaskedDecoder } from '../../src/train/decoders.js';
+import { visiblePatches } from '../../src/train/few_to_many.js';
 import { ParameterGroups } from '../../src/train/parameter_groups.js';
 import { ParameterLayout, type Slot } from '../../src/train/parameters.js';
 import { stepGraph, type StepModel, type StepShape } from '../../src/train/step_graph.js';
@@ -53,14 +54,14 @@ export function trainingCase(size: Size): TrainingCase {
   const { width, heads, mlpRatio, crossBlocks, selfBlocks, layerNormEps, vision } = encoder;
   const { imageSize, patchSize } = vision;
   const decoder = { imageSize, patchSize, width, heads, mlpRatio, crossBlocks, selfBlocks, layerNormEps };
-  const visible = Math.max(1, Math.round(patchesPerTarget(decoder) * (1 - maskRatio)));
+  const visible = visiblePatches(patchesPerTarget(decoder), maskRatio);
   return { size, encoder, decoder, visible, ...batches[size] };
 }
 
 export function stepModel(one: TrainingCase, dtype: 'f32' | 'bf16'): StepModel {
   return {
     encoder: one.encoder,
-    decoders: [new MaskedDecoder(one.decoder, one.visible)],
+    decoders: [new MaskedDecoder({ config: one.decoder, visible: one.visible })],
     dtype,
     training: { trainable: () => true, recompute: false },
   };
@@ -71,11 +72,11 @@ export function stepShape({ identities, inputs, targets }: TrainingCase): StepSh
 }
 
 /** All parameters of a case: they do not depend on the type that is computed in. */
-export function parametersOf(one: TrainingCase): readonly Slot[] {
+export function layoutOf(one: TrainingCase): ParameterLayout {
   const graph = translated(() =>
     stepGraph(stepModel(one, 'f32'), stepShape(one), { gradients: 'none', update: false, show: false }),
   );
-  return new ParameterLayout(graph.parameters).slots;
+  return new ParameterLayout(graph.parameters);
 }
 
 const groups = new ParameterGroups({
@@ -93,7 +94,7 @@ export async function parametersFolder(
   one: TrainingCase,
   log: (message: string) => void,
 ): Promise<{ folder: string; parameters: readonly Slot[] }> {
-  const parameters = parametersOf(one);
+  const parameters = layoutOf(one).slots;
   const json = JSON.stringify(parameters.map(({ name, shape }) => [name, shape]));
   const key = createHash('sha256').update(formula).update(json).digest('hex').slice(0, 12);
   const folder = join(benchFolder(), `training-${one.size}-${key}`);

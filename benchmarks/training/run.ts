@@ -1,6 +1,6 @@
 import { openSync, closeSync, readSync } from 'node:fs';
-import { native, type NativeTensor } from '../../src/bindings.js';
-import { openDevice, Session } from '../../src/graph/session.js';
+import { native } from '../../src/bindings.js';
+import { openDevice, Session, type Place } from '../../src/graph/session.js';
 import { openCheckpoint } from '../../src/io/checkpoint.js';
 import { tokensPerImage } from '../../src/models/clip_vision.js';
 import { TrainingEngine, type StepData } from '../../src/train/engine.js';
@@ -31,11 +31,11 @@ async function readParameters(engine: TrainingEngine, folder: string): Promise<v
 
 /** The inputs of a step's graph: identities of equally many photos. */
 function stepData(session: Session, one: TrainingCase, batch: Batch): StepData {
-  const tensor = (values: Float32Array | Int32Array): NativeTensor => {
+  const place = (values: Float32Array | Int32Array): Place => {
     const dtype = values instanceof Int32Array ? 'i32' : 'f32';
-    const made = session.tensor({ dtype, shape: [values.length] });
-    made.write(values, 0);
-    return made;
+    const tensor = session.tensor({ dtype, shape: [values.length] });
+    tensor.write(values, 0);
+    return { tensor, element: 0 };
   };
   const rising = (length: number, step: number): Int32Array =>
     Int32Array.from({ length }, (_, i) => i * step);
@@ -43,15 +43,15 @@ function stepData(session: Session, one: TrainingCase, batch: Batch): StepData {
   const rows = one.inputs * tokensPerImage(encoder.vision);
   const inside = batch.mask.reduce((sum, value) => sum + value, 0);
   return {
-    pixels: tensor(batch.inputs),
-    photo_starts: tensor(rising(identities, rows)),
-    photo_offsets: tensor(rising(identities + 1, rows)),
-    query_starts: tensor(rising(identities, 0)),
-    query_offsets: tensor(rising(identities + 1, encoder.tokens)),
-    'mtd.targets': tensor(batch.targets),
-    'mtd.visible': tensor(batch.visible),
-    'mtd.mask': tensor(batch.mask),
-    'mtd.normalizer': tensor(Float32Array.of(3 * inside)),
+    pixels: place(batch.inputs),
+    photo_starts: place(rising(identities, rows)),
+    photo_offsets: place(rising(identities + 1, rows)),
+    query_starts: place(rising(identities, 0)),
+    query_offsets: place(rising(identities + 1, encoder.tokens)),
+    'mtd.targets': place(batch.targets),
+    'mtd.visible': place(batch.visible),
+    'mtd.mask': place(batch.mask),
+    'mtd.normalizer': place(Float32Array.of(3 * inside)),
   };
 }
 
@@ -83,7 +83,7 @@ export async function startTraining(
       return losses['mtd'] ?? NaN;
     },
     dispose: () => {
-      for (const tensor of Object.values(data)) tensor.dispose();
+      for (const { tensor } of Object.values(data)) tensor.dispose();
       engine.dispose();
     },
   };
