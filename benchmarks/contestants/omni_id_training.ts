@@ -8,9 +8,9 @@ import type { Loaded } from './serve.js';
 
 /** Our trainer's engine on one batch. */
 export async function loadTraining(task: TrainingTask): Promise<Loaded> {
-  const bytes = (name: string): ArrayBuffer => {
+  const bytes = (name: string): ArrayBufferLike => {
     const file = readFileSync(join(task.batch, name));
-    return file.buffer.slice(file.byteOffset, file.byteOffset + file.byteLength) as ArrayBuffer;
+    return file.buffer.slice(file.byteOffset, file.byteOffset + file.byteLength);
   };
   const run = await startTraining(
     trainingCase(task.size),

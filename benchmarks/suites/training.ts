@@ -3,6 +3,7 @@ import type { Size } from '../fixtures.js';
 import type { Row } from '../results.js';
 import { median } from '../statistics.js';
 import { trainingCase } from '../training/cases.js';
+import { trainFromShards } from '../training/data_wait.js';
 import { trainingRace } from '../training/race.js';
 
 /** How a configuration is measured: rounds, and steps in a sample, so that a sample is long enough to be timed. */
@@ -19,7 +20,8 @@ function ratiosOf(name: string): { f32: string; bf16: string; memory: string } {
   return { f32: ratio('f32.vs_pytorch'), bf16: ratio('bf16.vs_pytorch'), memory: ratio('memory_vs_pytorch') };
 }
 
-const names = ['nano', 'l'].flatMap((name) => Object.values(ratiosOf(name)));
+const dataWait = 'train.data_wait';
+const names = [...['nano', 'l'].flatMap((name) => Object.values(ratiosOf(name))), dataWait];
 
 interface Pair {
   readonly ours: Row;
@@ -74,10 +76,33 @@ async function measure(context: Context, { name, size, rounds, repeat }: Measure
   });
 }
 
+/** How long the trainer waits for data. A mean: a median would hide a wait that comes rarely and is long. */
+async function measureDataWait(context: Context, size: Size, windows: number): Promise<void> {
+  const one = trainingCase(size);
+  const what = `trainer "${size}" from shards, ${one.identities} × ${one.inputs} → ${one.targets}`;
+  context.log(`training: ${what}, bf16`);
+  const { seconds, waits } = await trainFromShards(context, one, 'bf16', windows);
+  context.add({
+    suite: 'training',
+    name: what,
+    contestant: 'omni-id',
+    dtype: 'bf16',
+    status: 'ok',
+    unit: 's',
+    cold: [],
+    warm: seconds,
+    identities: one.identities,
+  });
+  const whole = seconds.reduce((sum, one) => sum + one, 0);
+  const waited = seconds.reduce((sum, one, i) => sum + one * (waits[i] ?? NaN), 0);
+  const note = `${what}, bf16: share of the time of its steps in which the engine waits for data; photos are JPEG, masks PNG`;
+  context.ratio({ name: dataWait, value: waited / whole, samples: waits, better: 'lower', note });
+}
+
 /** Steps of few-to-many training beside PyTorch's, from the same parameters and on the same batch. */
 export const trainingSuite: Suite = {
   name: 'training',
-  what: 'steps of few-to-many training beside PyTorch: identities/s and memory',
+  what: 'steps of few-to-many training beside PyTorch: identities/s and memory; and what the trainer waits for data',
   names,
   run: async (context) => {
     const { quick, preset } = context.settings;
@@ -89,5 +114,8 @@ export const trainingSuite: Suite = {
       if (preset !== undefined && preset !== one.size) continue;
       if (Object.values(ratiosOf(one.name)).some((name) => context.wants(name))) await measure(context, one);
     }
+    const size = quick ? 'tiny' : 'nano';
+    if ((preset === undefined || preset === size) && context.wants(dataWait))
+      await measureDataWait(context, size, context.rounds(8));
   },
 };
