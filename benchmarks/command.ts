@@ -3,7 +3,7 @@ import { OmniIdError } from '../src/errors.js';
 import { drawCharts, joined } from './charts.js';
 import { compareFiles, readResults } from './compare.js';
 import { sizes, type Size } from './fixtures.js';
-import { formatProfile, profileEncoder } from './profile.js';
+import { profileEncoder, profileTraining } from './profile.js';
 import { runSuites } from './run.js';
 import { UsageError } from './usage_error.js';
 
@@ -36,7 +36,7 @@ const log = (message: string): void => void process.stderr.write(`${message}\n`)
 
 function newProgram(finish: (code: number) => void): Command {
   const program = new Command('bench')
-    .description('Measure the encoder beside what one would use instead, on this machine.')
+    .description('Measure the encoder and its training beside what one would use instead, on this machine.')
     .exitOverride()
     .showHelpAfterError()
     .option('--suite <name>', 'suite to run; may be repeated (default: all)', collect, [])
@@ -50,7 +50,10 @@ function newProgram(finish: (code: number) => void): Command {
     .option('--json <file>', 'write the results, with all samples, as JSON')
     .option('--markdown <file>', 'write the results as Markdown')
     .option('--quick', 'small sizes, a few rounds: checks that everything works, in less than 90 s')
-    .option('--profile', 'print where the time of the encoder goes, by operator and shape, and end')
+    .option(
+      '--profile',
+      'print where the time of the encoder goes (with --suite training: of a training step), by operator and shape, and end',
+    )
     .option('--threads <n>', 'threads to compute with (default: the processors there are)', positive)
     .option('--rounds <n>', 'samples to take of every row', positive)
     .addOption(
@@ -92,9 +95,11 @@ function newProgram(finish: (code: number) => void): Command {
 }
 
 async function profile(options: BenchOptions): Promise<number> {
-  const { preset = options.quick ? 'tiny' : 'h', dtype, batch, rounds = 5, threads } = options;
+  const { suite, quick = false, dtype, batch, rounds = 5, threads } = options;
+  const training = suite.includes('training');
+  const { preset = quick ? 'tiny' : training ? 'nano' : 'h' } = options;
   const settings = { size: preset, dtype, batch, rounds, threads };
-  console.log(formatProfile(await profileEncoder(settings, log), settings));
+  console.log(await (training ? profileTraining : profileEncoder)(settings, log));
   return exitCodes.ok;
 }
 

@@ -5,6 +5,8 @@ import type { ComputeDType } from '../src/models/model.js';
 import { configOf, modelFolder, pixelsOf, type Size } from './fixtures.js';
 import { percent, short, table } from './format.js';
 import { median } from './statistics.js';
+import { batchOf, parametersFolder, trainingCase } from './training/cases.js';
+import { startTraining } from './training/run.js';
 
 /** All steps of one operator with the same types: what a profile has a line for. */
 export interface OperatorProfile {
@@ -62,7 +64,7 @@ export interface ProfileOptions {
   readonly threads: number | undefined;
 }
 
-export interface EncoderProfile {
+export interface Profile {
   readonly operators: readonly OperatorProfile[];
   /** Medians: of the whole call, and of the sum of its steps. */
   readonly wallSeconds: number;
@@ -72,18 +74,13 @@ export interface EncoderProfile {
   readonly memoryRead: number;
 }
 
-/** Where the time of the encoder goes, from photos' pixels to tokens. The peak is the best of what is measured between the runs. */
-export async function profileEncoder(
-  { size, dtype, batch, rounds, threads }: ProfileOptions,
-  log: (message: string) => void,
-): Promise<EncoderProfile> {
-  const folder = await modelFolder(size, log);
-  const { vision } = configOf(size);
-  const photos = Array.from({ length: batch }, (_, i) => pixelsOf(i, vision.imageSize));
-  await using encoder = await OmniIdEncoder.load(folder, { dtype, threads, packedCache: 'write' });
+/** Where the time of something goes that runs plans. The peak is the best of what is measured between the runs. */
+async function profiled(
+  { dtype, rounds, threads }: ProfileOptions,
+  run: () => Promise<readonly StepProfile[]>,
+): Promise<Profile> {
   const device = new (native().Device)(threads);
-  const embed = (): Promise<unknown> => encoder.embed([photos]);
-  await embed();
+  await run();
   const memoryRead = await device.measurePeak('memoryRead', 0.2);
   const peaks: number[] = [];
   const measure = async (): Promise<void> => {
@@ -95,7 +92,7 @@ export async function profileEncoder(
   await measure();
   for (let round = 0; round < rounds; round++) {
     const begin = performance.now();
-    runs.push((await encoder.profile(embed)).steps);
+    runs.push(await run());
     walls.push((performance.now() - begin) / 1000);
     await measure();
   }
@@ -108,7 +105,45 @@ export async function profileEncoder(
   };
 }
 
-export function formatProfile(profile: EncoderProfile, { size, dtype, batch }: ProfileOptions): string {
+/** The encoder, from photos' pixels to tokens. @returns a text */
+export async function profileEncoder(
+  options: ProfileOptions,
+  log: (message: string) => void,
+): Promise<string> {
+  const { size, dtype, batch, threads } = options;
+  const folder = await modelFolder(size, log);
+  const { vision } = configOf(size);
+  const photos = Array.from({ length: batch }, (_, i) => pixelsOf(i, vision.imageSize));
+  await using encoder = await OmniIdEncoder.load(folder, { dtype, threads, packedCache: 'write' });
+  const profile = await profiled(
+    options,
+    async () => (await encoder.profile(() => encoder.embed([photos]))).steps,
+  );
+  const what = `encoder "${size}", ${dtype}, 1 identity of ${batch} photos`;
+  return formatProfile(profile, what, { name: 'images', count: batch });
+}
+
+/** One step of few-to-many training: forward, backward and the optimizer. @returns a text */
+export async function profileTraining(
+  options: ProfileOptions,
+  log: (message: string) => void,
+): Promise<string> {
+  const { size, dtype, threads } = options;
+  const one = trainingCase(size);
+  const { folder } = await parametersFolder(one, log);
+  const run = await startTraining(one, batchOf(one), { folder, dtype, threads });
+  const profile = await profiled(options, async () => {
+    let profiles: readonly StepProfile[] = [];
+    run.session.onProfile = (steps) => (profiles = steps);
+    await run.step();
+    return profiles;
+  });
+  run.dispose();
+  const what = `training step "${size}", ${dtype}, ${one.identities} identities × ${one.inputs} → ${one.targets}`;
+  return formatProfile(profile, what, { name: 'identities', count: one.identities });
+}
+
+function formatProfile(profile: Profile, what: string, per: { name: string; count: number }): string {
   const { operators, wallSeconds, stepSeconds, peak, memoryRead } = profile;
   const flops = operators.reduce((sum, one) => sum + one.flops, 0);
   const lines = operators.map(({ op, shape, calls, seconds, ...cost }) => [
@@ -123,9 +158,9 @@ export function formatProfile(profile: EncoderProfile, { size, dtype, batch }: P
   ]);
   const head = ['operator', 'shape', 'calls', 'ms', 'share', 'GFLOP/s', 'of peak', 'GB/s'];
   return (
-    `encoder "${size}", ${dtype}, 1 identity of ${batch} photos; peak ${short(peak, 1e-9)} GFLOP/s, memory read ${short(memoryRead, 1e-9)} GB/s\n\n` +
+    `${what}; peak ${short(peak, 1e-9)} GFLOP/s, memory read ${short(memoryRead, 1e-9)} GB/s\n\n` +
     `${table(head, lines)}\n\n` +
     `steps ${(stepSeconds * 1e3).toFixed(1)} ms, call ${(wallSeconds * 1e3).toFixed(1)} ms, ${short(flops, 1e-9)} GFLOP: ` +
-    `${short(flops / wallSeconds, 1e-9)} GFLOP/s, ${percent(flops / wallSeconds / peak)} of peak, ${short(batch / wallSeconds)} images/s`
+    `${short(flops / wallSeconds, 1e-9)} GFLOP/s, ${percent(flops / wallSeconds / peak)} of peak, ${short(per.count / wallSeconds)} ${per.name}/s`
   );
 }

@@ -22,6 +22,7 @@ const columns: readonly Column[] = [
   ['p99', (row) => (row.warm.length > 2 ? amount(row, row.p99) : '')],
   ['cold', (row) => amount(row, row.cold[0] ?? null)],
   ['images/s', ({ imagesPerSecond }) => short(imagesPerSecond ?? undefined)],
+  ['identities/s', ({ identitiesPerSecond }) => short(identitiesPerSecond ?? undefined)],
   ['GFLOP/s', ({ gflops }) => short(gflops ?? undefined)],
   ['of peak', ({ peakShare }) => percent(peakShare ?? undefined)],
   ['GB/s', ({ gbps }) => short(gbps ?? undefined)],

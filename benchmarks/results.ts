@@ -34,9 +34,11 @@ const rowSchema = z.object({
   p99: z.number().nullable(),
   /** What one sample did. */
   images: z.number().optional(),
+  identities: z.number().optional(),
   flops: z.number().optional(),
   bytes: z.number().optional(),
   imagesPerSecond: z.number().nullable().optional(),
+  identitiesPerSecond: z.number().nullable().optional(),
   /** 1e9 flop/s and 1e9 bytes/s at the median. */
   gflops: z.number().nullable().optional(),
   gbps: z.number().nullable().optional(),
@@ -93,14 +95,22 @@ export type Results = z.infer<typeof resultsSchema>;
 /** What a suite says of a row; the rest follows from it. */
 export type Measured = Omit<
   Row,
-  'median' | 'p50' | 'p90' | 'p99' | 'imagesPerSecond' | 'gflops' | 'gbps' | 'peakShare'
+  | 'median'
+  | 'p50'
+  | 'p90'
+  | 'p99'
+  | 'imagesPerSecond'
+  | 'identitiesPerSecond'
+  | 'gflops'
+  | 'gbps'
+  | 'peakShare'
 >;
 
 const finite = (value: number): number | null => (Number.isFinite(value) ? value : null);
 
 /** Fills in the statistics of a row. */
 export function rowOf(measured: Measured): Row {
-  const { cold, warm, images, flops, bytes, peaks } = measured;
+  const { cold, warm, images, identities, flops, bytes, peaks } = measured;
   const seconds = warm.length > 0 ? warm : cold;
   const middle = median(seconds);
   const per = (amount: number | undefined, scale: number): number | null | undefined =>
@@ -112,6 +122,7 @@ export function rowOf(measured: Measured): Row {
     p90: finite(quantile(seconds, 0.9)),
     p99: finite(quantile(seconds, 0.99)),
     imagesPerSecond: per(images, 1),
+    identitiesPerSecond: per(identities, 1),
     gflops: per(flops, 1e-9),
     gbps: per(bytes, 1e-9),
     peakShare: peaks && flops !== undefined ? finite(median(peakShares(flops, seconds, peaks))) : undefined,

@@ -38,7 +38,7 @@ async function checkFile(path: string | undefined): Promise<void> {
 const endings = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 
 const isRatio = (name: string): boolean =>
-  suites.some((suite) => suite.name === 'encoder' && suite.names.includes(name));
+  suites.some((suite) => ['encoder', 'training'].includes(suite.name) && suite.names.includes(name));
 
 /** What one suite cannot do must not cost the results of the others. */
 function failed(context: Context, { name: suite }: Suite, error: unknown): void {

@@ -6,7 +6,7 @@ import type { Task, Work } from './protocol.js';
 import { loadBlock } from './omni_id_block.js';
 
 /** The device's peak for a type; a processor without bfloat16 instructions computes in f32. */
-async function peak(task: Task): Promise<number> {
+export async function measurePeak(task: Pick<Task, 'threads' | 'dtype' | 'peakSeconds'>): Promise<number> {
   const device = new (native().Device)(task.threads);
   const own = await device.measurePeak(task.dtype, task.peakSeconds);
   return own > 0 ? own : device.measurePeak('f32', task.peakSeconds);
@@ -37,10 +37,10 @@ async function loadEncoder(task: Task): Promise<Loaded> {
       const { steps } = await encoder.profile(() => compute(work));
       return steps.reduce((sum, { flops }) => sum + flops, 0);
     },
-    ...(task.peakSeconds > 0 ? { peak: () => peak(task) } : {}),
+    ...(task.peakSeconds > 0 ? { peak: () => measurePeak(task) } : {}),
   };
 }
 
 export function loadOmniId(task: Task): Promise<Loaded> {
-  return task.part === 'block' ? loadBlock(task, () => peak(task)) : loadEncoder(task);
+  return task.part === 'block' ? loadBlock(task, () => measurePeak(task)) : loadEncoder(task);
 }

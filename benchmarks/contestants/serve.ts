@@ -56,7 +56,10 @@ async function sample(loaded: Loaded, work: Work): Promise<Message> {
 }
 
 /** The contestant's side of the protocol: loads, computes every work once, then does as it is told. */
-export async function serve(task: Task, load: (task: Task) => Promise<Loaded>): Promise<void> {
+export async function serve<T extends Pick<Task, 'works' | 'outputs'>>(
+  task: T,
+  load: (task: T) => Promise<Loaded>,
+): Promise<void> {
   try {
     const started = performance.now();
     const loaded = await load(task);

@@ -1,8 +1,12 @@
 import type { NativeGraph, NativeWeights, TensorType } from '../../src/bindings.js';
-import type { Graph } from '../../src/graph/graph.js';
+import { Graph, type Value as GraphValue } from '../../src/graph/graph.js';
+import { first } from '../../src/graph/operators.js';
+import { patchesPerTarget } from '../../src/models/masked_transformer_decoder.js';
 import { clipVisionGraph } from '../../src/models/clip_vision.js';
 import { omniIdHeadGraph } from '../../src/models/omni_id_encoder.js';
+import { stepGraph } from '../../src/train/step_graph.js';
 import { configOf, type Size } from '../fixtures.js';
+import { layoutOf, optimizer, stepModel, stepShape, trainingCase } from '../training/cases.js';
 import { procedural, proceduralWeight } from '../../test/support/procedural.js';
 
 type Value = NativeGraph['values'][number];
@@ -19,7 +23,7 @@ export interface KernelCase {
 }
 
 /** Photos at which each size is measured. */
-const photosAt: Record<Size, number> = { tiny: 3, nano: 32, h: 4 };
+const photosAt: Record<Size, number> = { tiny: 3, nano: 32, l: 4, h: 4 };
 
 /** The graphs that the encoder runs: tower, and head for one identity. */
 function encoderGraphs(size: Size, dtype: 'f32' | 'bf16'): Graph[] {
@@ -29,6 +33,42 @@ function encoderGraphs(size: Size, dtype: 'f32' | 'bf16'): Graph[] {
     clipVisionGraph(config.vision, dtype, photos, 'last_hidden_state'),
     omniIdHeadGraph(config, dtype, photos, 1),
   ];
+}
+
+/** Sizes whose training is measured: at others the optimizer's vectors alone fill a machine's memory. */
+const trained: readonly Size[] = ['tiny', 'nano'];
+
+/** A step of training: forward and back, and the optimizer with a moving average, so that it does all that it can. */
+function trainingGraph(size: Size, dtype: 'f32' | 'bf16'): Graph {
+  const one = trainingCase(size);
+  const layout = layoutOf(one);
+  const { betas, epsilon } = optimizer;
+  const vectors = { betas, epsilon, average: true, size: layout.size, segments: layout.slots.length };
+  const kind = { gradients: 'new', update: true, show: false } as const;
+  return stepGraph(stepModel(one, dtype), stepShape(one), kind, vectors);
+}
+
+/** Operators that a step of this model happens not to need, at its sizes: sums of gradients, unfused activations, gradients by pixels. */
+function otherGraph(size: Size, dtype: 'f32' | 'bf16'): Graph {
+  const { identities, targets, decoder, visible } = trainingCase(size);
+  const { imageSize, patchSize, width, mlpRatio } = decoder;
+  const count = identities * targets;
+  const rows = count * patchesPerTarget(decoder);
+  const graph = new Graph();
+  const output = (name: string, values: readonly GraphValue[]): void => {
+    graph.output(name, first(values));
+  };
+  const [a, b] = ['a', 'b'].map((name) => graph.input(name, dtype, [rows, width]));
+  output('sum', graph.apply('add', [a, b]));
+  const [gradient, product] = ['gradient', 'product'].map((name) =>
+    graph.input(name, dtype, [rows, Math.round(width * mlpRatio)]),
+  );
+  output('unfused', graph.apply('activation_gradient', [gradient, product], { activation: 'gelu' }));
+  const patches = graph.input('patches', dtype, [count * visible, 3 * patchSize ** 2]);
+  const where = graph.input('visible', 'i32', [count * visible]);
+  const images = { patch: patchSize, images: count, channels: 3, height: imageSize, width: imageSize };
+  output('pixels', graph.apply('patch_gather_gradient', [patches, where], images));
+  return graph;
 }
 
 /** The node by itself: what other nodes computed becomes an input, weights stay weights, and columns stay columns of a wider matrix. */
@@ -70,29 +110,11 @@ function finished(
   return { graph: { values: all, nodes: [{ ...node, outputs }], outputs: named }, outputs };
 }
 
-/** The gradient of an attention, as training computes it, with what the forward gives as inputs. */
-function gradientOf(attention: KernelCase): KernelCase {
-  const { graph, outputs } = attention;
-  const node = graph.nodes[0];
-  const heads = node?.attributes['heads'];
-  const [q, k, v, ...offsets] = node?.inputs ?? [];
-  const types = [q, k, v].map((value) => graph.values[value ?? -1]);
-  const [query] = types;
-  if (!node || !query || typeof heads !== 'number') throw new Error('unreachable');
-  const values = graph.values.filter((_, i) => !outputs.includes(i));
-  const input = (dtype: TensorType['dtype'], shape: readonly number[]): number =>
-    values.push({ kind: 'input', name: `v${values.length}`, dtype, shape }) - 1;
-  const [dout, out] = [input(query.dtype, query.shape), input(query.dtype, query.shape)];
-  const logsumexp = input('f32', [query.shape[0] ?? 0, heads]);
-  const op = 'attention_gradient';
-  const inputs = [dout, q ?? null, k ?? null, v ?? null, out, logsumexp, ...offsets];
-  return { ...attention, op, ...finished(values, { ...node, op, inputs }, types) };
-}
-
-/** Every use of every operator in the encoder, each once, and the gradients of its attentions. */
+/** Every use of every operator in the encoder and in a step of its training, each once. */
 export function kernelCases(size: Size, dtype: 'f32' | 'bf16'): KernelCase[] {
+  const training = trained.includes(size) ? [trainingGraph(size, dtype), otherGraph(size, dtype)] : [];
   const cases = new Map<string, KernelCase>();
-  for (const graph of encoderGraphs(size, dtype).map((one) => one.toNative())) {
+  for (const graph of [...encoderGraphs(size, dtype), ...training].map((one) => one.toNative())) {
     for (const [i, node] of graph.nodes.entries()) {
       const single = alone(graph, i);
       const types = single.graph.values.map(({ dtype: type, shape, kind }) => [kind, type, shape]);
@@ -100,8 +122,7 @@ export function kernelCases(size: Size, dtype: 'f32' | 'bf16'): KernelCase[] {
       if (!cases.has(key)) cases.set(key, { op: node.op, size, dtype, ...single });
     }
   }
-  const gradients = [...cases.values()].filter(({ op }) => op === 'attention').map(gradientOf);
-  return [...cases.values(), ...gradients];
+  return [...cases.values()];
 }
 
 /** Offsets that cut `rows` into as many pieces as there is room for. */
@@ -134,8 +155,44 @@ function indices(one: KernelCase, input: number): Int32Array {
     }
     case 'concat_rows 2':
       return Int32Array.from(evenOffsets(count, rows));
+    case 'concat_rows_gradient 1': {
+      const last = Math.max(0, rows - Math.ceil((shapeAt(0)[0] ?? 0) / count));
+      return Int32Array.from({ length: count }, (_, i) => Math.floor((i * last) / count));
+    }
+    case 'concat_rows_gradient 2':
+      return Int32Array.from(evenOffsets(count, shapeAt(0)[0] ?? 0));
+    case 'patch_gather 1':
+    case 'patch_gather_gradient 1':
+    case 'patch_scatter 1':
+    case 'patch_scatter_gradient 1': {
+      // The first patches of every image.
+      const images = Number(node?.attributes['images'] ?? shapeAt(0)[0]);
+      return Int32Array.from({ length: count }, (_, i) => i % (count / images));
+    }
+    case 'adamw 6':
+      return Int32Array.from(evenOffsets(count, shapeAt(0)[0] ?? 0));
     default:
       throw new Error(`the benchmark has no values for index input ${position} of ${one.op}`);
+  }
+}
+
+/** Values of an input that numbers around 0 do not fit, of an operator that needs others. */
+function special(one: KernelCase, input: number, elements: number): Float32Array | undefined {
+  const position = one.graph.nodes[0]?.inputs.indexOf(input) ?? -1;
+  switch (`${one.op} ${position}`) {
+    case 'masked_l1 2': // the mask
+    case 'masked_l1_gradient 2':
+      return procedural('mask', elements, 0.5, 0.5);
+    case 'masked_l1 3': // what the sum is divided by
+    case 'masked_l1_gradient 3':
+    case 'adamw 4': // the norm
+      return procedural('positive', elements, 3, 1);
+    case 'adamw 3': // second moments
+      return procedural('moments', elements, 1, 0.5);
+    case 'adamw 5':
+      return Float32Array.of(optimizer.learningRate, 0.1, 0.05, optimizer.clipGradNorm, 0.999);
+    default:
+      return undefined;
   }
 }
 
@@ -147,7 +204,9 @@ export function inputValues(one: KernelCase): Map<string, Float32Array | Int32Ar
     const elements = value.shape.reduce((product, n) => product * n, 1);
     values.set(
       value.name,
-      value.dtype === 'i32' ? indices(one, i) : procedural(value.name, elements, 0, 1.7),
+      value.dtype === 'i32'
+        ? indices(one, i)
+        : (special(one, i, elements) ?? procedural(value.name, elements, 0, 1.7)),
     );
   }
   return values;

@@ -5,6 +5,7 @@ import { lifecycleSuite } from './lifecycle.js';
 import { blockSuite, modelSuite } from './model.js';
 import { nodeSuite } from './node.js';
 import { scalingSuite } from './scaling.js';
+import { trainingSuite } from './training.js';
 
 /** All suites, in the order in which they run: from the smallest thing to the largest. */
 export const suites: readonly Suite[] = [
@@ -15,4 +16,5 @@ export const suites: readonly Suite[] = [
   lifecycleSuite,
   nodeSuite,
   scalingSuite,
+  trainingSuite,
 ];
