@@ -3,7 +3,8 @@ import { openDevice, Session } from '../graph/session.js';
 import type { TrainingConfig } from './config.js';
 import { MaskedDecoder } from './decoders.js';
 import { TrainingEngine } from './engine.js';
-import { FewToManySampler, visiblePatches, type FewToManyOptions, type PhotoCounts } from './few_to_many.js';
+import { visiblePatches } from '../data/visible_patches.js';
+import { FewToManySampler, type FewToManyOptions, type PhotoCounts } from './few_to_many.js';
 import { ParameterGroups } from './parameter_groups.js';
 
 /** As in the encoder. */
