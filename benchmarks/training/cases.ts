@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { visiblePatches } from '../../src/data/visible_patches.js';
 import { translated } from '../../src/graph/session.js';
 import { omniIdConfigToJson, type OmniIdEncoderConfig } from '../../src/io/config.js';
 import { writeSafetensors } from '../../src/io/safetensors_writer.js';
@@ -10,7 +11,7 @@ import {
   type MaskedTransformerDecoderConfig,
 } from '../../src/models/masked_transformer_decoder.js';
 import { MaskedDecoder } from '../../src/train/decoders.js';
-import { visiblePatches } from '../../src/train/few_to_many.js';
+
 import { ParameterGroups } from '../../src/train/parameter_groups.js';
 import { ParameterLayout, type Slot } from '../../src/train/parameters.js';
 import { stepGraph, type StepModel, type StepShape } from '../../src/train/step_graph.js';

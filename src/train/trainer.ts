@@ -237,7 +237,8 @@ class Run {
       await Promise.allSettled([upcoming]);
       const finished = this.#step >= steps;
       await this.#save();
-      if (finished) await this.#finish();
+      if (finished && this.heldOut) await this.#draw();
+      await exportModel(join(this.options.runFolder, 'model'), config, engine, this.weights);
       await this.#drawCurve();
       const received = stop.received;
       if (received) process.exitCode = exitCodeOf(received);
@@ -348,11 +349,6 @@ class Run {
   async #drawCurve(): Promise<void> {
     const svg = await drawLossCurve(lossesOf(this.logs.entries), { title: 'Few-to-many training' });
     await writeFileAtomically(join(this.options.runFolder, 'curve.svg'), (file) => file.writeFile(svg));
-  }
-
-  async #finish(): Promise<void> {
-    await this.#draw();
-    await exportModel(join(this.options.runFolder, 'model'), this.config, this.engine, this.weights);
   }
 
   async #save(): Promise<void> {
