@@ -50,3 +50,12 @@ export {
 export { OmniIdEncoder, type CreateOptions, type IdentityTokens } from './models/omni_id_encoder.js';
 export { presets, type PresetName } from './models/presets.js';
 export type { SaveDType, SaveOptions } from './models/save.js';
+export { openDataset } from './data/open_dataset.js';
+export {
+  parseTrainingConfig,
+  readTrainingConfig,
+  type TrainingConfig,
+  type TrainingConfigInput,
+} from './train/config.js';
+export { trainingPresets, type TrainingPresetName } from './train/presets.js';
+export { train, type TrainOptions, type TrainResult } from './train/trainer.js';
