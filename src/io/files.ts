@@ -1,4 +1,4 @@
-import { access, constants, stat } from 'node:fs/promises';
+import { access, constants, mkdir, stat } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import { FileError, messageOf } from '../errors.js';
 
@@ -27,6 +27,16 @@ export function isFolder(path: string): Promise<boolean> {
     (status) => status.isDirectory(),
     () => false,
   );
+}
+
+/**
+ * Makes a folder and those above it, where they are not there.
+ * @throws {FileError} `ERR_FILE`
+ */
+export async function makeFolder(path: string): Promise<void> {
+  await mkdir(path, { recursive: true }).catch((error: unknown) => {
+    throw new FileError(`cannot make ${path}: ${messageOf(error)}`, { cause: error });
+  });
 }
 
 /**

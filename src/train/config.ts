@@ -1,4 +1,5 @@
 import type { z } from 'zod';
+import { heldOutSeed } from '../data/rendered.js';
 import { ConfigError } from '../errors.js';
 import { readJson, type OmniIdEncoderConfig } from '../io/config.js';
 import { defaultImageProcessor } from '../io/image_processor.js';
@@ -86,7 +87,7 @@ export function patchesOf({ imageSize, patchSize, maskRatio }: MtdConfig): {
 
 /** What no single field shows: sizes that must divide each other. */
 function* conflicts(config: TrainingConfig): Generator<string> {
-  const { encoder, decoders, sampling, accumulation } = config;
+  const { encoder, decoders, data, sampling, accumulation } = config;
   const { vision } = encoder;
   function* multiple(name: string, value: number, of: string, divisor: number): Generator<string> {
     if (value % divisor !== 0)
@@ -105,6 +106,12 @@ function* conflicts(config: TrainingConfig): Generator<string> {
     const { all, visible } = patchesOf(decoder);
     if (misfit.length === 0 && (visible < 1 || visible >= all))
       yield `${name}.maskRatio is ${decoder.maskRatio}, which leaves ${visible} of ${all} patches visible: expected at least 1 and fewer than all`;
+  }
+  if (data.kind === 'rendered') {
+    const { firstSeed, identities, heldOut } = data;
+    const last = firstSeed + identities - 1;
+    if (firstSeed < heldOutSeed + heldOut.identities && last >= heldOutSeed)
+      yield `data.firstSeed is ${firstSeed} and data.identities ${identities}: people ${firstSeed} to ${last} would be trained on, those from ${heldOutSeed} on are held out`;
   }
   const [fewest, most] = sampling.inputs;
   if (fewest > most) yield `sampling.inputs is [${fewest}, ${most}], expected the smaller number first`;

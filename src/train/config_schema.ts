@@ -121,16 +121,16 @@ const data = z.discriminatedUnion(
     strict({ kind: z.literal('folder'), path, heldOut: stored, ...dataCommon }),
     /** A folder of WebDataset tar shards. */
     strict({ kind: z.literal('shards'), path, heldOut: stored, ...dataCommon }),
-    /** People and views rendered from seeds, ahead of the trainer: needs no files. */
+    /** People and views rendered from seeds, once, before the first step: needs no files. */
     strict({
       kind: z.literal('rendered'),
       identities: count.default(2000),
       views: count.default(12),
-      /** Seed of the first person; held-out people follow the last one. */
+      /** Seed of the first person. Held-out people have seeds of their own (`heldOutSeed`), which these must not reach. */
       firstSeed: seed.default(0),
       /** Side of the pictures, in pixels. Default: the largest image size of encoder and decoders. */
       size: pixels.optional(),
-      /** Folder that rendered pictures are kept in. Default: none, they are rendered anew. */
+      /** Folder that rendered pictures are kept in, which runs may share. Default: `data` in the run's folder. */
       cache: path.optional(),
       heldOut: strict(heldOut).prefault({}),
       ...dataCommon,
@@ -141,7 +141,7 @@ const data = z.discriminatedUnion(
 
 /** Few-to-many sampling (paper, section 3.3). */
 const sampling = strict({
-  /** Identities in a step, over all of its micro-batches. */
+  /** Identities in a step, over all of its micro-batches. Of fewer in the data some come several times, with photos drawn anew. */
   identities: count.max(65_536).default(4),
   /** S, the photos that ℓ is made from; [fewest, most] draws their number anew for every step. */
   inputs: z

@@ -4,11 +4,9 @@ import type { IdentityDataset, TrainingPhoto } from '../data/dataset.js';
 import { openDataset } from '../data/open_dataset.js';
 import { heldOutSeed } from '../data/rendered.js';
 import { RenderedDataset } from '../data/rendered_dataset.js';
-import { writeShards, type PackedPhoto } from '../data/shard_writer.js';
 import { DatasetError } from '../errors.js';
-import { exists } from '../io/files.js';
-import { bytesToNpy } from '../io/npy.js';
 import type { TrainingConfig } from './config.js';
+import { renderedShards, type RenderedShardsOptions } from './rendered_shards.js';
 
 /** Identities [first, first + count) of a data set. */
 export class DatasetRange implements IdentityDataset {
@@ -47,102 +45,65 @@ export interface RunData {
   close(): Promise<void>;
 }
 
-export interface OpenRunDataOptions {
+export interface OpenRunDataOptions extends RenderedShardsOptions {
   readonly runFolder: string;
-  readonly signal: AbortSignal;
-  /** Told how rendering goes, when a rendered data set is not there yet. */
-  readonly onRender?: ((done: number, total: number) => void) | undefined;
 }
 
 /** Bytes of held-out photos that are kept in memory. */
 const heldOutBytes = 256 * 1024 * 1024;
 
-async function* decodedPhotos(
-  dataset: RenderedDataset,
-  views: number,
-  size: number,
-  signal: AbortSignal,
-): AsyncGenerator<PackedPhoto> {
-  // Some ahead, so that all of the renderer's threads work while one photo is written.
-  const ahead = 16;
-  const total = dataset.identities * views;
-  const upcoming: Promise<PackedPhoto>[] = [];
-  const start = (index: number): void => {
-    const identity = Math.floor(index / views);
-    const photo = dataset.read(identity, index % views, size).then(({ pixels, mask }): PackedPhoto => ({
-      identity: dataset.identityName(identity),
-      image: { extension: 'npy', bytes: bytesToNpy(pixels, [size, size, 3]) },
-      mask: { extension: 'npy', bytes: bytesToNpy(mask, [size, size]) },
-    }));
-    photo.catch(() => undefined); // met when its turn comes
-    upcoming.push(photo);
-  };
-  for (let index = 0; index < total; index++) {
-    signal.throwIfAborted();
-    while (upcoming.length < ahead && index + upcoming.length < total) start(index + upcoming.length);
-    const next = upcoming.shift();
-    if (next) yield await next;
-  }
-}
-
-/** Rendered people as shards of decoded photos: drawn once, then read at next to no cost. */
-async function renderedShards(
-  data: Extract<TrainingConfig['data'], { kind: 'rendered' }>,
-  { runFolder, signal, onRender }: OpenRunDataOptions,
-): Promise<IdentityDataset> {
-  const { identities, views, firstSeed, size } = data;
-  const folder = join(data.cache ?? join(runFolder, 'data'), `${firstSeed}-${identities}x${views}-${size}px`);
-  if (!(await exists(folder))) {
-    const dataset = new RenderedDataset({ identities, views, firstSeed });
-    const photos = decodedPhotos(dataset, views, size, signal);
-    await writeShards(folder, photos, {
-      signal,
-      onPhoto: (done) => onRender?.(done, identities * views),
-    });
-  }
-  return openDataset(folder);
-}
+type DataOf<Kind> = Extract<TrainingConfig['data'], { kind: Kind }>;
 
 /**
  * Opens the data that a configuration names.
  * @throws {FileError} `ERR_FILE`, {DatasetError} `ERR_DATASET`, {FormatError} `ERR_FORMAT`; the signal's reason when aborted
  */
-export async function openRunData(config: TrainingConfig, options: OpenRunDataOptions): Promise<RunData> {
-  const { data } = config;
-  if (data.kind === 'rendered') {
-    const training = await renderedShards(data, options);
-    const count = data.heldOut.identities;
-    // By convention people from this seed on are never trained on.
-    const heldOut =
-      count > 0
-        ? new CachedDataset(
-            new RenderedDataset({ identities: count, views: data.views, firstSeed: heldOutSeed }),
-            heldOutBytes,
-          )
-        : undefined;
-    return { training, heldOut, close: () => training.close() };
-  }
-  const whole = await openDataset(data.path);
-  const { identities: count, path } = data.heldOut;
-  if (count === 0) return { training: whole, heldOut: undefined, close: () => whole.close() };
-  if (path !== undefined) {
-    const other = await openDataset(path);
-    const heldOut = new DatasetRange(other, 0, Math.min(count, other.identities));
-    const close = async (): Promise<void> => {
-      await Promise.all([whole.close(), other.close()]);
-    };
-    return { training: whole, heldOut: new CachedDataset(heldOut, heldOutBytes), close };
-  }
-  if (count >= whole.identities) {
+export async function openRunData(
+  { data }: Pick<TrainingConfig, 'data'>,
+  options: OpenRunDataOptions,
+): Promise<RunData> {
+  return data.kind === 'rendered' ? openRendered(data, options) : openStored(data);
+}
+
+async function openRendered(
+  data: DataOf<'rendered'>,
+  { runFolder, ...options }: OpenRunDataOptions,
+): Promise<RunData> {
+  const training = await renderedShards(data.cache ?? join(runFolder, 'data'), data, options);
+  const close = (): Promise<void> => training.close();
+  const { identities } = data.heldOut;
+  if (identities === 0) return { training, heldOut: undefined, close };
+  const people = new RenderedDataset({ identities, views: data.views, firstSeed: heldOutSeed });
+  return { training, heldOut: new CachedDataset(people, heldOutBytes), close };
+}
+
+async function openStored({ path, heldOut }: DataOf<'folder' | 'shards'>): Promise<RunData> {
+  const whole = await openDataset(path);
+  try {
+    const { identities: count } = heldOut;
+    const close = (): Promise<void> => whole.close();
+    if (count === 0) return { training: whole, heldOut: undefined, close };
+    const cached = (from: IdentityDataset, first: number, identities: number): IdentityDataset =>
+      new CachedDataset(new DatasetRange(from, first, identities), heldOutBytes);
+    if (heldOut.path !== undefined) {
+      const other = await openDataset(heldOut.path);
+      return {
+        training: whole,
+        heldOut: cached(other, 0, Math.min(count, other.identities)),
+        close: async () => {
+          await Promise.all([whole.close(), other.close()]);
+        },
+      };
+    }
+    if (count >= whole.identities) {
+      throw new DatasetError(
+        `${whole.name} has ${whole.identities} identities, of which ${count} are held out (data.heldOut.identities): none is left to train on`,
+      );
+    }
+    const kept = whole.identities - count;
+    return { training: new DatasetRange(whole, 0, kept), heldOut: cached(whole, kept, count), close };
+  } catch (error) {
     await whole.close();
-    throw new DatasetError(
-      `${whole.name} has ${whole.identities} identities, of which ${count} are held out (data.heldOut.identities): none is left to train on`,
-    );
+    throw error;
   }
-  const kept = whole.identities - count;
-  return {
-    training: new DatasetRange(whole, 0, kept),
-    heldOut: new CachedDataset(new DatasetRange(whole, kept, count), heldOutBytes),
-    close: () => whole.close(),
-  };
 }

@@ -1,0 +1,114 @@
+import { randomBytes } from 'node:crypto';
+import { readdir, rename, rm } from 'node:fs/promises';
+import { hostname } from 'node:os';
+import { join } from 'node:path';
+import type { IdentityDataset } from '../data/dataset.js';
+import { openDataset } from '../data/open_dataset.js';
+import { RenderedDataset } from '../data/rendered_dataset.js';
+import { writeShards, type PackedPhoto } from '../data/shard_writer.js';
+import { FileError, messageOf } from '../errors.js';
+import { exists, isSystemError, makeFolder } from '../io/files.js';
+import { bytesToNpy } from '../io/npy.js';
+
+/** Rendered people by the seeds of the first, and the size of their photos. */
+export interface RenderedPeople {
+  readonly identities: number;
+  readonly views: number;
+  readonly firstSeed: number;
+  /** Side of the photos, in pixels. */
+  readonly size: number;
+}
+
+export interface RenderedShardsOptions {
+  readonly signal?: AbortSignal | undefined;
+  /** Told how rendering goes, when the photos are not there yet. */
+  readonly onRender?: ((done: number, total: number) => void) | undefined;
+}
+
+/** Photos that are rendered ahead, so that all of the renderer's threads work while one is written. */
+const ahead = 16;
+
+async function* decodedPhotos(
+  { identities, views, firstSeed, size }: RenderedPeople,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<PackedPhoto> {
+  const dataset = new RenderedDataset({ identities, views, firstSeed });
+  const total = identities * views;
+  const upcoming: Promise<PackedPhoto>[] = [];
+  const start = (index: number): void => {
+    const identity = Math.floor(index / views);
+    const photo = dataset.read(identity, index % views, size).then(({ pixels, mask }): PackedPhoto => ({
+      identity: dataset.identityName(identity),
+      image: { extension: 'npy', bytes: bytesToNpy(pixels, [size, size, 3]) },
+      mask: { extension: 'npy', bytes: bytesToNpy(mask, [size, size]) },
+    }));
+    photo.catch(() => undefined); // met when its turn comes
+    upcoming.push(photo);
+  };
+  for (let index = 0; index < total; index++) {
+    signal?.throwIfAborted();
+    while (upcoming.length < ahead && index + upcoming.length < total) start(index + upcoming.length);
+    const next = upcoming.shift();
+    if (next) yield await next;
+  }
+}
+
+/** Folders that this process is rendering into. */
+const underWay = new Set<string>();
+/** What temporary folders of this machine begin with; the process follows, then what tells its folders apart. */
+const temporaryPrefix = `.rendering-${hostname()}-`;
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return !isSystemError(error, 'ESRCH');
+  }
+}
+
+/** Removes what killed processes of this machine have left in a folder of data sets. */
+async function removeLeftovers(parent: string): Promise<void> {
+  for (const name of await readdir(parent)) {
+    if (!name.startsWith(temporaryPrefix) || underWay.has(join(parent, name))) continue;
+    const pid = Number(name.slice(temporaryPrefix.length).split('-')[0]);
+    if (pid === process.pid || !isAlive(pid)) await rm(join(parent, name), { recursive: true, force: true });
+  }
+}
+
+/**
+ * Rendered people as shards of decoded photos: drawn once, then read at next to no cost. They are in a folder of `parent` that their seeds name;
+ * it is whole or not there, whenever the process dies. Several processes may share `parent`.
+ * @throws {FileError} `ERR_FILE`; the signal's reason
+ */
+export async function renderedShards(
+  parent: string,
+  people: RenderedPeople,
+  { signal, onRender }: RenderedShardsOptions = {},
+): Promise<IdentityDataset> {
+  const { identities, views, firstSeed, size } = people;
+  const folder = join(parent, `${firstSeed}-${identities}x${views}-${size}px`);
+  if (await exists(folder)) return openDataset(folder);
+  await makeFolder(parent);
+  const temporary = join(parent, `${temporaryPrefix}${process.pid}-${randomBytes(6).toString('hex')}`);
+  underWay.add(temporary);
+  try {
+    await removeLeftovers(parent);
+    await writeShards(temporary, decodedPhotos(people, signal), {
+      signal,
+      onPhoto: (done) => onRender?.(done, identities * views),
+    });
+    await rename(temporary, folder).catch(async (error: unknown) => {
+      // Another process was quicker; the same seeds give the same photos.
+      if (!(await exists(folder))) throw error;
+    });
+  } catch (error) {
+    if (error instanceof Error && 'syscall' in error)
+      throw new FileError(`cannot render to ${folder}: ${messageOf(error)}`, { cause: error });
+    throw error;
+  } finally {
+    await rm(temporary, { recursive: true, force: true }).catch(() => undefined);
+    underWay.delete(temporary);
+  }
+  return openDataset(folder);
+}
