@@ -20,6 +20,8 @@ export interface FewToManyOptions {
   readonly maskRatio: number;
   /** Patches of a target. */
   readonly patches: number;
+  /** Which of several independent draws of visible patches, for decoders that are trained side by side. Default: 0. */
+  readonly masks?: number | undefined;
 }
 
 /** Photos of a data set. */
@@ -77,6 +79,7 @@ function problemsOf(options: FewToManyOptions): string[] {
     'a number above 0 and below 1',
   );
   check('patches', patches, whole(patches, 1), 'a whole number of at least 1');
+  check('masks', options.masks ?? 0, whole(options.masks ?? 0, 0), 'a whole number of at least 0');
   const { flipProbability: flip = 0.5, targetsMayIncludeInputs: include = true } = options;
   check('flipProbability', flip, between(flip, 0, 1), 'a number from 0 to 1');
   check('targetsMayIncludeInputs', include, typeof include === 'boolean', 'true or false');
@@ -97,6 +100,8 @@ export class FewToManySampler {
   readonly visiblePerTarget: number;
   /** Identities that have too few photos, so that some come several times in a step. */
   readonly shortOfPhotos: readonly number[];
+  /** Different photos of an identity that a step has use for, at most. */
+  readonly photosPerIdentity: number;
   readonly #options: FewToManyOptions;
   #epoch = -1;
   #order: Uint32Array = new Uint32Array(0);
@@ -114,9 +119,10 @@ export class FewToManySampler {
 
     const { inputs, targets, targetsMayIncludeInputs = true } = options;
     const most = typeof inputs === 'number' ? inputs : inputs[1];
-    const needed = targetsMayIncludeInputs ? Math.max(most, targets) : most + targets;
+    this.photosPerIdentity = targetsMayIncludeInputs ? Math.max(most, targets) : most + targets;
     const short: number[] = [];
-    for (let i = 0; i < dataset.identities; i++) if (dataset.photos(i) < needed) short.push(i);
+    for (let i = 0; i < dataset.identities; i++)
+      if (dataset.photos(i) < this.photosPerIdentity) short.push(i);
     this.shortOfPhotos = short;
   }
 
@@ -136,7 +142,7 @@ export class FewToManySampler {
 
   /** What is drawn for a place in a step when this identity is there. */
   identitySample(step: number, slot: number, identity: number): IdentitySample {
-    const { seed, targets: count, flipProbability = 0.5, patches } = this.#options;
+    const { seed, targets: count, flipProbability = 0.5, patches, masks = 0 } = this.#options;
     const place = { step, slot };
     const { inputs, targets } = this.#photos(step, slot, identity);
 
@@ -146,7 +152,11 @@ export class FewToManySampler {
     const targetFlips = targets.map(flipped);
 
     const visible = Array.from({ length: count }, (_, item) =>
-      drawVisible(new PhiloxStream(seed, 'visible', { ...place, item }), patches, this.visiblePerTarget),
+      drawVisible(
+        new PhiloxStream(seed, 'visible', { ...place, item: masks * count + item }),
+        patches,
+        this.visiblePerTarget,
+      ),
     );
     return { identity, inputs, inputFlips, targets, targetFlips, visible };
   }

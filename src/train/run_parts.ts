@@ -56,6 +56,7 @@ export function samplingOf(config: TrainingConfig, decoder = 0): FewToManyOption
     flipProbability: flip,
     maskRatio,
     patches,
+    masks: decoder,
   };
 }
 
