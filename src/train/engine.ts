@@ -43,7 +43,7 @@ export type StepData = Readonly<Record<string, Place>>;
 export interface StepResult {
   /** By decoder, not weighted. */
   readonly losses: Readonly<Record<string, number>>;
-  /** Norm of all gradients before clipping, of a step that updates. Not finite: nothing was changed. */
+  /** Norm of all gradients before clipping, of a step that updates. Not finite, as when a loss is not: nothing was changed. */
   readonly norm: number;
 }
 
@@ -90,6 +90,7 @@ export class TrainingEngine {
       'optimizer decays',
       Float32Array.from(rates, ({ decay }) => decay),
     );
+    constant('far below zero', Float32Array.of(-1e6));
     for (const { name, weight } of model.decoders) {
       constant(`seed ${name}`, Float32Array.of(weight));
       this.#losses.set(name, session.tensor({ dtype: 'f32', shape: [1] }));

@@ -1,6 +1,6 @@
 import { backward, type Seed } from '../graph/backward.js';
 import { Graph, type Training, type Value } from '../graph/graph.js';
-import { first } from '../graph/operators.js';
+import { add, first } from '../graph/operators.js';
 import type { OmniIdEncoderConfig } from '../io/config.js';
 import { clipVision, tokensPerImage } from '../models/clip_vision.js';
 import { omniEncoder } from '../models/omni_encoder.js';
@@ -79,10 +79,12 @@ export function stepGraph(
   const graph = new Graph(model.training);
   const tokens = encode(model, graph, shape);
   const seeds: Seed[] = [];
+  const losses: Value[] = [];
   for (const decoder of model.decoders) {
     const w = new Scope(graph, model.dtype, `${decoder.name}.`);
     const { loss, prediction } = decoder.build(w, tokens, shape);
     graph.output(`loss ${decoder.name}`, loss);
+    losses.push(loss);
     if (kind.show && prediction) graph.output(`prediction ${decoder.name}`, prediction);
     if (kind.gradients !== 'none') {
       seeds.push({ value: loss, gradient: graph.input(`seed ${decoder.name}`, 'f32', [1]) });
@@ -102,18 +104,31 @@ export function stepGraph(
       if (gradient) graph.output(`gradient ${parameters[i]?.names.join('+') ?? ''}`, gradient);
     }
   }
-  if (kind.update && optimizer) update(graph, optimizer);
+  if (kind.update && optimizer) update(graph, losses, optimizer);
   return graph;
 }
 
 /**
  * The optimizer's step. Inputs `optimizer NAME`: vectors `values`, `gradients`, `firstMoments`, `secondMoments`, `average`, and `settings`,
- * `segments`, `rates`, `decays`. Outputs: `norm` f32 [1] of all gradients, and `optimizer new NAME` for each vector but the gradients.
+ * `segments`, `rates`, `decays`; `far below zero` f32 [1]. Outputs: `norm` f32 [1] of all gradients, not finite when a loss is not, and
+ * `optimizer new NAME` for each vector but the gradients.
  */
-function update(graph: Graph, { betas, epsilon, average, size, segments }: OptimizerConfig): void {
+function update(
+  graph: Graph,
+  losses: readonly Value[],
+  { betas, epsilon, average, size, segments }: OptimizerConfig,
+): void {
   const vector = (name: string): Value => graph.input(`optimizer ${name}`, 'f32', [size]);
   const gradients = vector('gradients');
-  const norm = first(graph.apply('gradient_norm', [gradients]));
+  let norm = first(graph.apply('gradient_norm', [gradients]));
+  // The gradient of |prediction − target| is finite where the difference itself is infinite. Such a step must change nothing either, and
+  // that is decided here, before anybody has read the loss: the slope of an activation far below zero is 0, and 0 times a loss is 0, or NaN
+  // of one that is not finite.
+  const farBelowZero = graph.input('far below zero', 'f32', [1]);
+  for (const loss of losses) {
+    const nothing = graph.apply('activation_gradient', [loss, farBelowZero], { activation: 'quick_gelu' });
+    norm = add(norm, first(nothing));
+  }
   graph.output('norm', norm);
   const outputs = graph.apply(
     'adamw',
