@@ -4,6 +4,7 @@ import { ArgumentError } from '../errors.js';
 import { readTrainingConfig } from '../train/config.js';
 import { TrainingConsole } from '../train/console.js';
 import { trainingPresets } from '../train/presets.js';
+import { exitCodeOf } from '../train/signals.js';
 import { train } from '../train/trainer.js';
 import { jsonOption } from './options.js';
 import { exitCodes, printJson } from './output.js';
@@ -26,16 +27,19 @@ export async function trainCommand(file: string | undefined, options: TrainComma
   const runFolder = resolve(options.out ?? `runs/${preset ?? 'train'}`);
   const console_ = new TrainingConsole({ steps: config.steps });
   const result = await train(config, { runFolder, resume, console: console_ });
+  const { step, finished, loss, heldOutLoss, skipped, unreadablePhotos, stoppedBy } = result;
   if (options.json === true) printJson({ runFolder, ...result });
   else {
-    const heldOut =
-      result.heldOutLoss === undefined ? '' : `, held-out loss ${result.heldOutLoss.toFixed(4)}`;
-    console.log(
-      `${runFolder}: step ${result.step} of ${config.steps}, loss ${result.loss.toFixed(4)}${heldOut}` +
-        (result.finished ? '' : '; go on with --resume'),
-    );
+    const facts = [
+      `step ${step} of ${config.steps}`,
+      ...(Number.isNaN(loss) ? [] : [`loss ${loss.toFixed(4)}`]),
+      ...(heldOutLoss === undefined ? [] : [`held-out loss ${heldOutLoss.toFixed(4)}`]),
+      ...(skipped > 0 ? [`${skipped} steps skipped`] : []),
+      ...(unreadablePhotos > 0 ? [`${unreadablePhotos} photos could not be read`] : []),
+    ];
+    console.log(`${runFolder}: ${facts.join(', ')}${finished ? '' : '; go on with --resume'}`);
   }
-  return Number(process.exitCode ?? exitCodes.ok);
+  return stoppedBy === undefined ? exitCodes.ok : exitCodeOf(stoppedBy);
 }
 
 const collect = (value: string, before: string[]): string[] => [...before, value];

@@ -1,7 +1,7 @@
-import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { writeFileAtomically } from '../io/atomic_file.js';
 import { omniIdConfigToJson } from '../io/config.js';
+import { makeFolder } from '../io/files.js';
 import { mtdConfigToJson } from '../io/mtd_config.js';
 import { writeSafetensors, type TensorSource } from '../io/safetensors_writer.js';
 import type { TrainingConfig } from './config.js';
@@ -20,14 +20,14 @@ export async function exportModel(
   engine: TrainingEngine,
   weights: readonly RunWeight[],
 ): Promise<void> {
-  await mkdir(folder, { recursive: true });
+  await makeFolder(folder);
   await writeModel(folder, 'encoder.', omniIdConfigToJson(config.encoder), engine, weights);
   const { mean: imageMean, std: imageStd } = config.encoder.imageProcessor;
   for (const [i, decoder] of engine.model.decoders.entries()) {
     const its = config.decoders[i];
     if (!its) continue;
     const inside = join(folder, decoder.name);
-    await mkdir(inside, { recursive: true });
+    await makeFolder(inside);
     const { imageSize, patchSize, width, heads, mlpRatio, crossBlocks, selfBlocks, maskRatio } = its;
     const json = mtdConfigToJson({
       ...{ imageSize, patchSize, width, heads, mlpRatio, crossBlocks, selfBlocks, maskRatio },

@@ -1,6 +1,7 @@
 import type { NativeTensor } from '../bindings.js';
 import type { IdentityDataset } from '../data/dataset.js';
-import { BatchLoader, type Batch } from './batch_loader.js';
+import { pictureOf } from '../models/patches.js';
+import { BatchLoader, type Batch, type PhotoProblem } from './batch_loader.js';
 import type { TrainingConfig } from './config.js';
 import type { MaskedDecoder } from './decoders.js';
 import type { TrainingEngine } from './engine.js';
@@ -10,9 +11,19 @@ import { StepTensors } from './step_data.js';
 import { photoSize, samplingOf } from './run_parts.js';
 
 /** People that are drawn. */
-const people = 4;
+const drawnPeople = 4;
 
-/** The loss on people that are not trained on, and pictures of how they are rebuilt: the same photos and patches every time. */
+/** The largest number of identities, at most this many, that the people can be split into without a rest. */
+function identitiesAtOnce(people: number, most: number): number {
+  let count = Math.min(people, most);
+  while (people % count !== 0) count--;
+  return count;
+}
+
+/**
+ * The loss on people that are not trained on, and pictures of how they are rebuilt: each of them once, with the same photos and patches every
+ * time.
+ */
 export class HeldOut {
   readonly #sampler: FewToManySampler;
   readonly #tensors: StepTensors;
@@ -25,9 +36,10 @@ export class HeldOut {
     private readonly config: TrainingConfig,
     private readonly engine: TrainingEngine,
     private readonly dataset: IdentityDataset,
+    private readonly onProblem: (problem: PhotoProblem) => void,
   ) {
-    this.#identities = Math.min(config.sampling.identities, dataset.identities);
-    this.#steps = Math.floor(dataset.identities / this.#identities);
+    this.#identities = identitiesAtOnce(dataset.identities, config.sampling.identities);
+    this.#steps = dataset.identities / this.#identities;
     this.#size = photoSize(config);
     const inputs = config.sampling.inputs[1];
     const { targets } = config.sampling;
@@ -64,10 +76,11 @@ export class HeldOut {
   /** Inputs, masked targets, reconstructions and targets of the first people. */
   async draw(): Promise<GridPicture> {
     const blocks: GridBlock[] = [];
-    await this.#each(Math.ceil(people / this.#identities), async (batch) => {
+    const steps = Math.min(this.#steps, Math.ceil(drawnPeople / this.#identities));
+    await this.#each(steps, async (batch) => {
       blocks.push(...(await this.#blocks(batch)));
     });
-    return drawGrid(blocks.slice(0, people));
+    return drawGrid(blocks.slice(0, drawnPeople));
   }
 
   dispose(): void {
@@ -79,6 +92,8 @@ export class HeldOut {
       size: this.#size,
       firstStep: 0,
       endStep: steps,
+      onProblem: this.onProblem,
+      reportAtMost: Infinity,
     });
     try {
       for (let step = 0; step < steps; step++) await body((await loader.next()).batch);
@@ -88,95 +103,71 @@ export class HeldOut {
   }
 
   async #blocks(batch: Batch): Promise<GridBlock[]> {
-    const { engine, config } = this;
+    const { config } = this;
     const { imageSize, patchSize } = this.#decoder.config;
-    const [part] = await this.#tensors.fill(batch, this.#size, 1);
-    if (!part) return [];
-    const { targets } = part.shape;
-    const { tokens, width } = config.encoder;
-    const shown: Record<string, NativeTensor> = {
-      tokens: engine.session.tensor({ dtype: 'f32', shape: [this.#identities * tokens * width] }),
+    const prediction = await this.#predict(batch);
+    const { targets: each } = config.sampling;
+    const { inputs } = batch.sample;
+    const side = this.#size;
+    const photo = (all: Uint8Array, index: number): Picture => ({
+      data: all.subarray(index * side * side * 3, (index + 1) * side * side * 3),
+      width: side,
+      height: side,
+    });
+    const visible = (target: number): Picture => {
+      const { visible: count } = this.#decoder;
+      const indices = batch.visible.subarray(target * count, (target + 1) * count);
+      return maskedPicture(photo(batch.targets, target), indices, (patchSize * side) / imageSize);
     };
-    for (const decoder of engine.model.decoders as readonly MaskedDecoder[]) {
-      const side = decoder.config.imageSize;
-      shown[`prediction ${decoder.name}`] = engine.session.tensor({
-        dtype: 'f32',
-        shape: [targets * 3 * side * side],
-      });
-    }
-    try {
-      const places = Object.fromEntries(
-        Object.entries(shown).map(([name, tensor]) => [name, { tensor, element: 0 }]),
-      );
-      const kind = { gradients: 'none', update: false, show: true } as const;
-      await engine.run(part.shape, kind, part.data, { shown: places });
-      const values = shown[`prediction ${this.#decoder.name}`]?.read(0, targets * 3 * imageSize * imageSize);
-      const each = config.sampling.targets;
-      const inputs = batch.sample.inputs;
-      const side = this.#size;
-      const photo = (all: Uint8Array, index: number): Picture => ({
-        data: all.subarray(index * side * side * 3, (index + 1) * side * side * 3),
-        width: side,
-        height: side,
-      });
-      const { mean, std } = config.encoder.imageProcessor;
-      return batch.sample.identities.map(({ identity }, i): GridBlock => {
-        const indices = Array.from({ length: each }, (_ignored, j) => i * each + j);
-        const seen = (index: number): Int32Array =>
-          batch.visible.subarray(index * this.#decoder.visible, (index + 1) * this.#decoder.visible);
-        return {
-          title: this.dataset.identityName(identity),
-          rows: [
-            {
-              label: 'inputs',
-              pictures: Array.from({ length: inputs }, (_ignored, j) => photo(batch.inputs, i * inputs + j)),
-            },
-            {
-              label: 'visible',
-              pictures: indices.map((index) =>
-                maskedPicture(photo(batch.targets, index), seen(index), (patchSize * side) / imageSize),
-              ),
-            },
-            {
-              label: 'rebuilt',
-              pictures: indices.map((index) => ({
-                data: unpatched(values as Float32Array, index, imageSize, patchSize),
-                width: imageSize,
-                height: imageSize,
-                normalisation: { mean, std },
-              })),
-            },
-            { label: 'targets', pictures: indices.map((index) => photo(batch.targets, index)) },
-          ],
-        };
-      });
-    } finally {
-      for (const tensor of Object.values(shown)) tensor.dispose();
-    }
+    const rebuilt = (target: number): Picture => {
+      const values = 3 * imageSize * imageSize;
+      const patches = prediction.subarray(target * values, (target + 1) * values);
+      return {
+        data: pictureOf(patches, { imageSize, patchSize }),
+        width: imageSize,
+        height: imageSize,
+        normalisation: config.encoder.imageProcessor,
+      };
+    };
+    return batch.sample.identities.map(({ identity }, i): GridBlock => {
+      const ofInputs = Array.from({ length: inputs }, (_, j) => i * inputs + j);
+      const ofTargets = Array.from({ length: each }, (_, j) => i * each + j);
+      return {
+        title: this.dataset.identityName(identity),
+        rows: [
+          { label: 'inputs', pictures: ofInputs.map((index) => photo(batch.inputs, index)) },
+          { label: 'visible', pictures: ofTargets.map(visible) },
+          { label: 'rebuilt', pictures: ofTargets.map(rebuilt) },
+          { label: 'targets', pictures: ofTargets.map((index) => photo(batch.targets, index)) },
+        ],
+      };
+    });
   }
-}
 
-/** The patches of one prediction, [y][x][channel] each, as an image [3, size, size]. */
-export function unpatched(
-  prediction: Float32Array,
-  image: number,
-  size: number,
-  patch: number,
-): Float32Array {
-  const across = Math.floor(size / patch);
-  const depth = 3 * patch * patch;
-  const out = new Float32Array(3 * size * size);
-  for (let p = 0; p < across * across; p++) {
-    const top = Math.floor(p / across) * patch;
-    const left = (p % across) * patch;
-    let from = (image * across * across + p) * depth;
-    for (let y = 0; y < patch; y++) {
-      for (let x = 0; x < patch; x++) {
-        for (let c = 0; c < 3; c++) {
-          out[(c * size + top + y) * size + left + x] = prediction[from++] ?? 0;
-        }
-      }
+  /** What the first decoder makes of a batch's targets: f32 [targets · patches, patch² · 3]. */
+  async #predict(batch: Batch): Promise<Float32Array> {
+    const { engine, config } = this;
+    const [part] = await this.#tensors.fill(batch, this.#size, 1);
+    if (!part) throw new Error('a batch has a part');
+    const valuesOf = ({ config: { imageSize } }: MaskedDecoder): number =>
+      part.shape.targets * 3 * imageSize * imageSize;
+    const tensors = new Map<string, NativeTensor>();
+    try {
+      const { tokens, width } = config.encoder;
+      const add = (name: string, count: number): void => {
+        tensors.set(name, engine.session.tensor({ dtype: 'f32', shape: [count] }));
+      };
+      add('tokens', this.#identities * tokens * width);
+      for (const decoder of engine.model.decoders as readonly MaskedDecoder[])
+        add(`prediction ${decoder.name}`, valuesOf(decoder));
+      const shown = Object.fromEntries([...tensors].map(([name, tensor]) => [name, { tensor, element: 0 }]));
+      const kind = { gradients: 'none', update: false, show: true } as const;
+      await engine.run(part.shape, kind, part.data, { shown });
+      const values = tensors.get(`prediction ${this.#decoder.name}`)?.read(0, valuesOf(this.#decoder));
+      if (!(values instanceof Float32Array)) throw new Error('a prediction is f32');
+      return values;
+    } finally {
+      for (const tensor of tensors.values()) tensor.dispose();
     }
   }
-  return out;
 }

@@ -1,0 +1,139 @@
+import { join } from 'node:path';
+import { requireReadable } from '../data/check_dataset.js';
+import { FileError } from '../errors.js';
+import { writeFileAtomically } from '../io/atomic_file.js';
+import { exists } from '../io/files.js';
+import { Checkpoints, type DamagedCheckpoint } from './checkpoints.js';
+import { checkResumable, type TrainingConfig } from './config.js';
+import { TrainingConsole } from './console.js';
+import { DataReport } from './data_report.js';
+import type { TrainingEngine } from './engine.js';
+import { HeldOut } from './held_out.js';
+import { runWeights, writeInitialWeights, type RunWeight } from './initial_weights.js';
+import { TrainingLogs } from './logs.js';
+import { openRunData, type RunData } from './run_data.js';
+import { decodersOf, openEngine } from './run_parts.js';
+import { configOf, restoreRun, type RunProgress } from './run_state.js';
+
+export interface OpenRunOptions {
+  readonly runFolder: string;
+  readonly resume?: boolean | undefined;
+  readonly console?: TrainingConsole | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** Everything that a run works with, open. */
+export interface RunParts {
+  readonly config: TrainingConfig;
+  readonly runFolder: string;
+  readonly console: TrainingConsole;
+  readonly checkpoints: Checkpoints;
+  readonly data: RunData;
+  readonly engine: TrainingEngine;
+  readonly weights: readonly RunWeight[];
+  readonly logs: TrainingLogs;
+  readonly report: DataReport;
+  readonly heldOut: HeldOut | undefined;
+  readonly progress: RunProgress;
+  close(): Promise<void>;
+}
+
+type Closer = () => unknown;
+
+/** Closes what was opened, the last first, all of it whatever fails. */
+async function closeAll(closers: Closer[]): Promise<void> {
+  const errors: unknown[] = [];
+  for (const close of closers.splice(0).reverse()) {
+    try {
+      await close();
+    } catch (error) {
+      errors.push(error);
+    }
+  }
+  if (errors.length > 0) throw errors[0];
+}
+
+/**
+ * Opens a run: from new weights, or where its last checkpoint is. What can be wrong with configuration, data or checkpoints is found here,
+ * before the first step.
+ */
+export async function openRun(config: TrainingConfig, options: OpenRunOptions): Promise<RunParts> {
+  const closers: Closer[] = [];
+  try {
+    return await open(config, options, closers);
+  } catch (error) {
+    // What went wrong first is what matters.
+    await closeAll(closers).catch(() => undefined);
+    throw error;
+  }
+}
+
+async function open(
+  config: TrainingConfig,
+  { runFolder, resume = false, signal = new AbortController().signal, ...options }: OpenRunOptions,
+  closers: Closer[],
+): Promise<RunParts> {
+  const output = options.console ?? new TrainingConsole({ steps: config.steps });
+  const configPath = join(runFolder, 'config.json');
+  // A run that was killed before its first checkpoint is one too.
+  if (resume && !(await exists(configPath)) && !(await exists(join(runFolder, 'checkpoints'))))
+    throw new FileError(`${runFolder} holds no run to go on with: begin one without --resume`);
+
+  const { keepLast, best } = config.checkpoints;
+  const checkpoints = await Checkpoints.open(runFolder, { keepLast, best });
+  closers.push(() => checkpoints.close());
+  const damaged: DamagedCheckpoint[] = [];
+  const stored = await checkpoints.latest((one) => damaged.push(one));
+  for (const { folder, error } of damaged)
+    output.note(`${folder} is damaged, the one before it is used: ${error.message}`);
+  if (stored && !resume) {
+    throw new FileError(
+      `${runFolder} holds a run that is at step ${stored.step}: go on with it (--resume), or choose another folder`,
+    );
+  }
+  if (stored) checkResumable(configOf(stored), config, stored.folder);
+  const json = `${JSON.stringify(config, null, 2)}\n`;
+  await writeFileAtomically(configPath, (file) => file.writeFile(json));
+
+  const data = await openRunData(config, {
+    runFolder,
+    signal,
+    onRender: (done, total) => {
+      output.preparing('rendering photos', done, total);
+    },
+  });
+  closers.push(() => data.close());
+  output.prepared();
+  if (config.data.kind !== 'rendered') {
+    await requireReadable(data.training, { signal });
+    if (data.heldOut) await requireReadable(data.heldOut, { signal });
+  }
+
+  const engine = openEngine(config, decodersOf(config, data.training));
+  closers.push(() => {
+    engine.dispose();
+  });
+  const weights = runWeights(config, engine);
+  let progress: RunProgress = { step: 0, updates: 0, skipped: 0, heldOutLoss: undefined };
+  if (stored) progress = await restoreRun(stored, engine, weights);
+  else await writeInitialWeights(config, engine, signal);
+  const { step } = progress;
+
+  const logs = TrainingLogs.open(runFolder, step, { tensorboard: config.log.tensorboard });
+  closers.push(() => {
+    logs.close();
+  });
+  for (const { folder, error } of damaged) logs.event(step, 'damaged', { folder, reason: error.message });
+  const report = new DataReport(logs, output);
+  const heldOut =
+    data.heldOut &&
+    new HeldOut(config, engine, data.heldOut, (problem) => {
+      report.unreadable(progress.step, 'held-out', problem);
+    });
+  closers.push(() => heldOut?.dispose());
+  if (stored) output.note(`resumed at step ${step}`);
+  else if (resume) output.note(`${runFolder} has no checkpoint yet: beginning at step 0`);
+
+  const parts = { config, runFolder, console: output, checkpoints, data, engine, weights, logs, report };
+  return { ...parts, heldOut, progress, close: () => closeAll(closers) };
+}
