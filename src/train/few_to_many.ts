@@ -20,8 +20,6 @@ export interface FewToManyOptions {
   readonly maskRatio: number;
   /** Patches of a target. */
   readonly patches: number;
-  /** Which of several independent draws of visible patches, for decoders that are trained side by side. Default: 0. */
-  readonly masks?: number | undefined;
 }
 
 /** Photos of a data set. */
@@ -48,6 +46,26 @@ export interface StepSample {
   /** S of this step. */
   readonly inputs: number;
   readonly identities: readonly IdentitySample[];
+}
+
+/**
+ * The patches of an identity's targets that stay visible: R rows of K, in ascending order.
+ * @param place.slot the identity's place in the step
+ * @param draw which of several independent draws, for decoders that are trained side by side
+ */
+export function visibleOfTargets(
+  { seed, targets, patches, maskRatio }: Pick<FewToManyOptions, 'seed' | 'targets' | 'patches' | 'maskRatio'>,
+  place: { readonly step: number; readonly slot: number },
+  draw = 0,
+): Int32Array[] {
+  const visible = visiblePatches(patches, maskRatio);
+  return Array.from({ length: targets }, (_, item) =>
+    drawVisible(
+      new PhiloxStream(seed, 'visible', { ...place, item: draw * targets + item }),
+      patches,
+      visible,
+    ),
+  );
 }
 
 /** Collects what is wrong with options, so that all of it is told at once. */
@@ -79,7 +97,6 @@ function problemsOf(options: FewToManyOptions): string[] {
     'a number above 0 and below 1',
   );
   check('patches', patches, whole(patches, 1), 'a whole number of at least 1');
-  check('masks', options.masks ?? 0, whole(options.masks ?? 0, 0), 'a whole number of at least 0');
   const { flipProbability: flip = 0.5, targetsMayIncludeInputs: include = true } = options;
   check('flipProbability', flip, between(flip, 0, 1), 'a number from 0 to 1');
   check('targetsMayIncludeInputs', include, typeof include === 'boolean', 'true or false');
@@ -142,7 +159,7 @@ export class FewToManySampler {
 
   /** What is drawn for a place in a step when this identity is there. */
   identitySample(step: number, slot: number, identity: number): IdentitySample {
-    const { seed, targets: count, flipProbability = 0.5, patches, masks = 0 } = this.#options;
+    const { seed, flipProbability = 0.5 } = this.#options;
     const place = { step, slot };
     const { inputs, targets } = this.#photos(step, slot, identity);
 
@@ -151,13 +168,7 @@ export class FewToManySampler {
     const inputFlips = inputs.map(flipped);
     const targetFlips = targets.map(flipped);
 
-    const visible = Array.from({ length: count }, (_, item) =>
-      drawVisible(
-        new PhiloxStream(seed, 'visible', { ...place, item: masks * count + item }),
-        patches,
-        this.visiblePerTarget,
-      ),
-    );
+    const visible = visibleOfTargets(this.#options, place);
     return { identity, inputs, inputFlips, targets, targetFlips, visible };
   }
 

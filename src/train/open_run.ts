@@ -109,7 +109,7 @@ async function open(
     if (data.heldOut) await requireReadable(data.heldOut, { signal });
   }
 
-  const engine = openEngine(config, decodersOf(config, data.training));
+  const engine = openEngine(config, decodersOf(config));
   closers.push(() => {
     engine.dispose();
   });
@@ -117,6 +117,7 @@ async function open(
   let progress: RunProgress = { step: 0, updates: 0, skipped: 0, heldOutLoss: undefined };
   if (stored) progress = await restoreRun(stored, engine, weights);
   else await writeInitialWeights(config, engine, signal);
+  signal.throwIfAborted();
   const { step } = progress;
 
   const logs = TrainingLogs.open(runFolder, step, { tensorboard: config.log.tensorboard });

@@ -1,46 +1,36 @@
 import { native } from '../bindings.js';
 import { openDevice, Session } from '../graph/session.js';
+import type { Batch } from './batch_loader.js';
 import type { TrainingConfig } from './config.js';
 import { MaskedDecoder } from './decoders.js';
 import { TrainingEngine } from './engine.js';
 import { visiblePatches } from '../data/visible_patches.js';
-import { FewToManySampler, type FewToManyOptions, type PhotoCounts } from './few_to_many.js';
+import { visibleOfTargets, type FewToManyOptions } from './few_to_many.js';
 import { ParameterGroups } from './parameter_groups.js';
 
 /** As in the encoder. */
 export const decoderNormEps = 1e-5;
 
 /** The decoders of a configuration. Several of one kind draw their patches independently. */
-export function decodersOf(config: TrainingConfig, photos: PhotoCounts): MaskedDecoder[] {
+export function decodersOf(config: TrainingConfig): MaskedDecoder[] {
   return config.decoders.map((decoder, i) => {
-    const { imageSize, patchSize, maskRatio, weight, width, heads, mlpRatio, crossBlocks, selfBlocks } =
-      decoder;
-    const name = i === 0 ? 'mtd' : `mtd_${i}`;
-    const patches = Math.floor(imageSize / patchSize) ** 2;
-    const mtd = {
-      imageSize,
-      patchSize,
-      width,
-      heads,
-      mlpRatio,
-      crossBlocks,
-      selfBlocks,
-      layerNormEps: decoderNormEps,
-    };
-    const visible = visiblePatches(patches, maskRatio);
-    if (i === 0) return new MaskedDecoder({ config: mtd, visible, weight, name });
-    const sampler = new FewToManySampler(photos, samplingOf(config, i));
+    const { weight, imageSize, patchSize, width, heads, mlpRatio, crossBlocks, selfBlocks } = decoder;
+    const sizes = { imageSize, patchSize, width, heads, mlpRatio, crossBlocks, selfBlocks };
+    const sampling = samplingOf(config, i);
     return new MaskedDecoder({
-      config: mtd,
-      visible,
+      config: { ...sizes, layerNormEps: decoderNormEps },
+      visible: visiblePatches(sampling.patches, sampling.maskRatio),
       weight,
-      name,
-      visibleOf: ({ step }) => {
-        const all = sampler.sample(step).identities.flatMap((identity) => [...identity.visible]);
-        return Int32Array.from(all.flatMap((indices) => [...indices]));
-      },
+      name: i === 0 ? 'mtd' : `mtd_${i}`,
+      visibleOf: (batch) => (i === 0 ? batch.visible : visibleOf(batch, sampling, i)),
     });
   });
+}
+
+/** The patches that a decoder sees of a batch's targets, for all but the first. */
+function visibleOf({ step, sample }: Batch, sampling: FewToManyOptions, draw: number): Int32Array {
+  const rows = sample.identities.flatMap((_, slot) => visibleOfTargets(sampling, { step, slot }, draw));
+  return Int32Array.from(rows.flatMap((row) => [...row]));
 }
 
 /** What is drawn for a step, with the patches of one of the decoders. */
@@ -56,7 +46,6 @@ export function samplingOf(config: TrainingConfig, decoder = 0): FewToManyOption
     flipProbability: flip,
     maskRatio,
     patches,
-    masks: decoder,
   };
 }
 

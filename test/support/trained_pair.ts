@@ -11,7 +11,7 @@ export interface PlainTensor {
 }
 
 /** Writes the weights of one model. */
-async function writeModel(
+export async function writeModel(
   folder: string,
   config: Record<string, unknown>,
   weights: ReadonlyMap<string, PlainTensor>,
