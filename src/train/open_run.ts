@@ -114,7 +114,13 @@ async function open(
     engine.dispose();
   });
   const weights = runWeights(config, engine);
-  let progress: RunProgress = { step: 0, updates: 0, skipped: 0, heldOutLoss: undefined };
+  let progress: RunProgress = {
+    step: 0,
+    updates: 0,
+    skipped: 0,
+    heldOutLoss: undefined,
+    savedStep: undefined,
+  };
   if (stored) progress = await restoreRun(stored, engine, weights);
   else await writeInitialWeights(config, engine, signal);
   signal.throwIfAborted();

@@ -16,6 +16,8 @@ export interface RunProgress {
   skipped: number;
   /** The last that was measured. */
   heldOutLoss: number | undefined;
+  /** The step of the last checkpoint. */
+  savedStep: number | undefined;
 }
 
 /** What a checkpoint's document holds of a run. */
@@ -96,7 +98,8 @@ export async function restoreRun(
     });
   }
   const { updates, skipped } = stored.state as RunState;
-  return { step: stored.step, updates, skipped, heldOutLoss: stored.heldOutLoss };
+  const { step, heldOutLoss } = stored;
+  return { step, updates, skipped, heldOutLoss, savedStep: step };
 }
 
 /** Calls `take` with the pieces of a group's tensors, which must be those that are expected. */

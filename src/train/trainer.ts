@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import { NumericError } from '../errors.js';
+import { FileError, NumericError } from '../errors.js';
 import { writeFileAtomically } from '../io/atomic_file.js';
 import { makeFolder } from '../io/files.js';
 import { BatchLoader } from './batch_loader.js';
@@ -270,9 +270,17 @@ class Run {
     await writeFileAtomically(join(runFolder, 'curve.svg'), (file) => file.writeFile(svg));
   }
 
-  #save(): Promise<void> {
+  async #save(): Promise<void> {
     const { checkpoints, config, engine, weights, progress } = this.parts;
-    return saveRun(checkpoints, config, engine, weights, progress);
+    try {
+      await saveRun(checkpoints, config, engine, weights, progress);
+      progress.savedStep = progress.step;
+    } catch (error) {
+      if (!(error instanceof FileError)) throw error;
+      const { step, savedStep } = progress;
+      const before = savedStep === undefined ? 'there is none before it' : `the run is still saved at step ${savedStep}`; // prettier-ignore
+      throw new FileError(`no checkpoint of step ${step}: ${error.message}; ${before}`, { cause: error });
+    }
   }
 }
 

@@ -1,0 +1,295 @@
+// What the trainer makes of bad input: a typed error before any training starts, or what can be done without what is bad.
+import { mkdirSync, readdirSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { open, type FileHandle } from 'node:fs/promises';
+import { hostname } from 'node:os';
+import { join } from 'node:path';
+import { test } from 'uvu';
+import * as assert from 'uvu/assert';
+import { openDataset } from '../src/data/open_dataset.js';
+import { Checkpoints, latestCheckpoint } from '../src/train/checkpoints.js';
+import { readTrainingConfig } from '../src/train/config.js';
+import { renderedShards } from '../src/train/rendered_shards.js';
+import { assertRejects, errorOf } from './support/errors.js';
+import { write, writePeople } from './support/people.js';
+import {
+  assertSameRun,
+  at,
+  checkpointPath,
+  cleanUp,
+  hashes,
+  logOf,
+  newRun,
+  run,
+  runUntil,
+  tinyConfig,
+} from './support/tiny_run.js';
+
+test.after(cleanUp);
+
+/** Settings of a run on a folder of photos. */
+const onFolder = (path: string, heldOut = 0): string[] => [
+  `data=${JSON.stringify({ kind: 'folder', path, heldOut: { identities: heldOut } })}`,
+  ...(heldOut === 0 ? ['log.evaluateEvery=null', 'log.imagesEvery=null'] : []),
+];
+
+/** A folder of identities with so many photos each. */
+async function people(photosOf: Readonly<Record<string, number>>): Promise<string> {
+  const folder = newRun();
+  await writePeople(folder, photosOf);
+  return folder;
+}
+
+const settings: [setting: string, ...words: string[]][] = [
+  ['sampling.inputs=0', 'sampling.inputs.0', '>=1'],
+  ['sampling.inputs=[0,3]', 'sampling.inputs.0', 'given 0'],
+  ['sampling.inputs=[3,2]', 'sampling.inputs is [3, 2], expected the smaller number first'],
+  ['sampling.targets=0', 'sampling.targets', 'given 0'],
+  ['sampling.targets=1.5', 'sampling.targets', 'given 1.5'],
+  ['decoders.0.maskRatio=0', 'decoders.0.maskRatio', 'given 0'],
+  ['decoders.0.maskRatio=1', 'decoders.0.maskRatio', 'given 1'],
+  ['decoders.0.maskRatio=-0.5', 'decoders.0.maskRatio', 'given -0.5'],
+  ['decoders.0.maskRatio=0.999', 'leaves 0 of 16 patches visible'],
+  ['decoders.0.patchSize=5', 'decoders.0.imageSize is 28', 'a multiple of its patchSize, which is 5'],
+  ['decoders.0.imageSize=30', 'decoders.0.imageSize is 30', 'which is 7'],
+  ['encoder.vision.patchSize=9', 'encoder.vision.imageSize is 28', 'which is 9'],
+  ['encoder.heads=3', 'encoder.width is 32', 'its heads, which is 3'],
+  ['accumulation=3', 'sampling.identities is 2', 'accumulation, which is 3'],
+  ['optimizer.learningrate=1', 'unknown field "learningrate"', 'learningRate'],
+  ['data.firstSeed=899999', 'people 899999 to 900004 would be trained on', '900000 on are held out'],
+];
+
+for (const [setting, ...words] of settings) {
+  test(`${setting} is refused`, async () => {
+    await assertRejects(() => tinyConfig([setting]), 'ERR_CONFIG', ...words);
+  });
+}
+
+test('a configuration that is no JSON, or not there', async () => {
+  const path = at('cut.json');
+  write(path, '{ "steps": 3,');
+  await assertRejects(() => readTrainingConfig(path), 'ERR_CONFIG', 'cut.json is not JSON');
+  await assertRejects(() => readTrainingConfig(at('none.json')), 'ERR_FILE', 'none.json', 'ENOENT');
+});
+
+test('data that cannot be trained on', async () => {
+  const empty = newRun();
+  mkdirSync(empty);
+  const folder = newRun();
+  const refused = async (dataset: string, heldOut: number, ...words: string[]): Promise<void> => {
+    await assertRejects(() => run(onFolder(dataset, heldOut), { folder }), 'ERR_DATASET', ...words);
+    assert.not.ok(readdirSync(folder).includes('log.jsonl'), 'training had begun');
+  };
+  await refused(empty, 0, `${empty}: no identities`);
+  const some = await people({ ann: 3, ben: 3, cid: 3 });
+  mkdirSync(join(some, 'dan'));
+  await refused(some, 0, 'no photos in dan');
+  write(join(some, 'dan/0.jpg'), 'not a photo');
+  write(join(some, 'dan/1.png'), '');
+  await refused(some, 0, 'nothing can be read of dan');
+  // The same among those that are held out: the last one is.
+  await refused(some, 1, 'nothing can be read of dan');
+  await refused(some, 4, 'has 4 identities, of which 4 are held out (data.heldOut.identities)');
+  await refused(some, 64, 'of which 64 are held out');
+  await assertRejects(() => run(onFolder(at('nowhere')), { folder }), 'ERR_FILE', 'nowhere is not a folder');
+  const other = JSON.stringify({ kind: 'folder', path: some, heldOut: { path: at('nowhere') } });
+  await assertRejects(() => run([`data=${other}`], { folder }), 'ERR_FILE', 'nowhere is not a folder');
+  // All that is left behind is a run that has not begun.
+  rmSync(join(some, 'dan'), { recursive: true });
+  assert.ok((await run(['steps=2', ...onFolder(some)], { folder })).result.finished);
+});
+
+test('photos that cannot be read are left out, counted and named; identities with too few are said', async () => {
+  const folder = await people({ ann: 5, ben: 5, cid: 2, dora: 1 });
+  write(join(folder, 'ann/1.png'), 'not a photo');
+  truncate(join(folder, 'ben/2.png'));
+  write(join(folder, 'dora/9.jpg'), '');
+  const { folder: made, result, printed } = await run(['log.every=3', 'dtype=bf16', ...onFolder(folder)]);
+  assert.ok(result.finished);
+  assert.is(result.unreadablePhotos, 3);
+  const named = logOf(made, 'unreadable').map(({ identity, photo, set }) => [set, identity, photo]);
+  assert.equal(named.sort(), [['training', 'ann', 1], ['training', 'ben', 2], ['training', 'dora', 1]]); // prettier-ignore
+  for (const words of [
+    'a training photo of ann is left out: ',
+    'a training photo of ben is left out: ',
+    '3 photos could not be read and were left out (log.jsonl names them)',
+    '2 of 4 identities have fewer photos than the 3 of a step, some of theirs come several times in it: cid, dora',
+  ])
+    assert.ok(printed.includes(words), `"${words}" is not in ${printed}`);
+  const [short] = logOf(made, 'short_of_photos');
+  assert.equal(short?.['identities'], ['cid', 'dora']);
+  // Which photos replace them is drawn by the step, and so the same whenever a run is interrupted.
+  const interrupted = newRun();
+  const again = ['log.every=1', 'dtype=bf16', ...onFolder(folder)];
+  await runUntil(5, again, { folder: interrupted });
+  await run(again, { folder: interrupted, resume: true });
+  assertSameRun(interrupted, made, 12);
+});
+
+function truncate(path: string): void {
+  truncateSync(path, 60);
+}
+
+test('held-out photos that cannot be read are named too, once', async () => {
+  const folder = await people({ ann: 5, ben: 5, cid: 5 });
+  write(join(folder, 'cid/3.png'), 'not a photo');
+  const { folder: made, result } = await run(['log.evaluateEvery=1', 'steps=4', 'sampling.targets=5', ...onFolder(folder, 1)]); // prettier-ignore
+  assert.is(result.unreadablePhotos, 1);
+  assert.equal(logOf(made, 'unreadable').map(({ set, identity, photo }) => [set, identity, photo]), [['held-out', 'cid', 3]]); // prettier-ignore
+});
+
+test('more identities in a step than there are: some come several times, and it is said', async () => {
+  const { result, printed, folder } = await run(['sampling.identities=8', 'steps=2']);
+  assert.ok(result.finished);
+  assert.match(printed, 'a step has 8 identities, there are 6: some come several times in a step');
+  assert.is(logOf(folder, 'short_of_identities').length, 1);
+});
+
+test('run folders: one that is a file, one with a run, and --resume without one', async () => {
+  const file = newRun();
+  write(file, 'text');
+  await assertRejects(() => run([], { folder: file }), 'ERR_FILE', file);
+  await assertRejects(() => run([], { folder: join(file, 'run') }), 'ERR_FILE', 'ENOTDIR');
+  await assertRejects(
+    () => run([], { folder: file, resume: true }),
+    'ERR_FILE',
+    'holds no run to go on with',
+  );
+  const none = newRun();
+  await assertRejects(() => run([], { folder: none, resume: true }), 'ERR_FILE', `${none} holds no run`);
+  assert.not.ok(readdirSync(at()).includes(none.slice(at().length + 1)), 'a folder was made');
+  // It is not a run when it holds other things.
+  mkdirSync(none);
+  await assertRejects(() => run([], { folder: none, resume: true }), 'ERR_FILE', `${none} holds no run`);
+
+  const { folder } = await run(['steps=3']);
+  const before = hashes(folder);
+  await assertRejects(() => run(['steps=3'], { folder }), 'ERR_FILE', 'holds a run that is at step 3', '--resume'); // prettier-ignore
+  assert.equal(hashes(folder), before);
+});
+
+test('another configuration: every field that differs is named', async () => {
+  const { folder } = await run(['steps=3']);
+  const before = hashes(folder);
+  const changed = ['optimizer.learningRate=0.5', 'encoder.tokens=8', 'seed=3', 'data.views=4', 'steps=20'];
+  const error = await assertRejects(
+    () => run(changed, { folder, resume: true }),
+    'ERR_CONFIG',
+    'step-00000003 is of another configuration',
+    'optimizer.learningRate was 0.001 and is now 0.5',
+    'encoder.tokens was 4 and is now 8',
+    'seed was 0 and is now 3',
+    'data.views was 5 and is now 4',
+  );
+  assert.not.match(error.message, 'steps was');
+  assert.equal(hashes(folder), before);
+});
+
+test('a damaged checkpoint: the one before it is used, and it is said', async () => {
+  const whole = await run();
+  const folder = newRun();
+  await runUntil(7, [], { folder });
+  truncateSync(join(checkpointPath(folder, 7), 'values.safetensors'), 1000);
+  const { printed } = await run([], { folder, resume: true });
+  assert.match(printed, 'step-00000007 is damaged, the one before it is used');
+  assert.match(printed, 'resumed at step 6');
+  assertSameRun(folder, whole.folder, 12);
+  const [damaged] = logOf(folder, 'damaged');
+  assert.match(String(damaged?.['folder']), /step-00000007$/);
+  assert.match(String(damaged?.['reason']), 'values.safetensors has 1000 bytes');
+
+  for (const name of readdirSync(join(folder, 'checkpoints')))
+    rmSync(join(folder, 'checkpoints', name, 'average.safetensors'));
+  await assertRejects(
+    () => run([], { folder, resume: true }),
+    'ERR_FORMAT',
+    'none of the checkpoints',
+    folder,
+  );
+});
+
+test('a run that has not saved yet begins again', async () => {
+  const folder = newRun();
+  mkdirSync(folder);
+  write(join(folder, 'config.json'), '{}');
+  const { printed, result } = await run(['steps=3'], { folder, resume: true });
+  assert.match(printed, `${folder} has no checkpoint yet: beginning at step 0`);
+  assertSameRun(folder, (await run(['steps=3'])).folder, 3);
+  assert.ok(result.finished);
+});
+
+test('two runs in one folder', async () => {
+  const { folder } = await run(['steps=3']);
+  await using _held = await Checkpoints.open(folder, { keepLast: 3, best: true });
+  await assertRejects(
+    () => run([], { folder, resume: true }),
+    'ERR_FILE',
+    `process ${process.pid} trains in`,
+  );
+});
+
+test('a disk that becomes full: the last checkpoint survives, and the run goes on from it', async () => {
+  const whole = await run();
+  const probe = await open(at('probe'), 'w');
+  const prototype = Object.getPrototypeOf(probe) as Record<'write' | 'writeFile', (...given: unknown[]) => unknown>; // prettier-ignore
+  await probe.close();
+  const original = { write: prototype.write, writeFile: prototype.writeFile };
+  const folder = newRun();
+  let full = false;
+  for (const name of ['write', 'writeFile'] as const) {
+    prototype[name] = function (this: FileHandle, ...given: unknown[]) {
+      if (!full) return original[name].apply(this, given);
+      return Promise.reject(Object.assign(new Error('ENOSPC: no space left on device, write'), { code: 'ENOSPC', syscall: 'write' })); // prettier-ignore
+    };
+  }
+  try {
+    await assertRejects(
+      () => run([], { folder, onLine: (line) => (full ||= line.startsWith('step 8/')) }),
+      'ERR_FILE',
+      'ENOSPC',
+      'no checkpoint of step 9',
+      'the run is still saved at step 6',
+    );
+  } finally {
+    Object.assign(prototype, original);
+  }
+  assert.equal(readdirSync(join(folder, 'checkpoints')).sort(), ['step-00000003', 'step-00000006']);
+  assert.is((await latestCheckpoint(folder))?.step, 6);
+  assert.not.ok(readdirSync(folder).includes('train.lock'));
+  const { printed } = await run([], { folder, resume: true });
+  assert.match(printed, 'resumed at step 6');
+  assertSameRun(folder, whole.folder, 12);
+});
+
+test('rendering that is interrupted leaves nothing that is taken for a data set', async () => {
+  const parent = newRun();
+  const six = { identities: 6, views: 5, firstSeed: 0, size: 28 };
+  const controller = new AbortController();
+  const reason = new Error('enough');
+  const onRender = (done: number): void => {
+    if (done === 7) controller.abort(reason);
+  };
+  const error = await errorOf(() => renderedShards(parent, six, { signal: controller.signal, onRender }));
+  assert.is(error, reason);
+  assert.equal(readdirSync(parent), []);
+  // What killed processes leave is removed; what those of other machines or living ones are making is not.
+  const gone = 2 ** 22 + 1;
+  for (const name of [
+    `${hostname()}-${gone}-aa`,
+    `${hostname()}-${process.ppid}-aa`,
+    `elsewhere-${gone}-aa`,
+  ]) {
+    mkdirSync(join(parent, `.rendering-${name}`));
+    writeFileSync(join(parent, `.rendering-${name}`, 'train-000000.tar'), 'half');
+  }
+  // Two at once: one is put in place, both have the same.
+  const [one, two] = await Promise.all([renderedShards(parent, six), renderedShards(parent, six)]);
+  assert.equal(readdirSync(parent).sort(), [`.rendering-elsewhere-${gone}-aa`, `.rendering-${hostname()}-${process.ppid}-aa`, '0-6x5-28px'].sort()); // prettier-ignore
+  for (const dataset of [one, two]) {
+    assert.equal([dataset.identities, dataset.photos(5)], [6, 5]);
+    await dataset.read(5, 4, 28);
+    await dataset.close();
+  }
+  await (await openDataset(join(parent, '0-6x5-28px'))).close();
+});
+
+test.run();
