@@ -219,12 +219,14 @@ test('a run that has not saved yet begins again', async () => {
 
 test('two runs in one folder', async () => {
   const { folder } = await run(['steps=3']);
-  await using _held = await Checkpoints.open(folder, { keepLast: 3, best: true });
+  const held = await Checkpoints.open(folder, { keepLast: 3, best: true });
   await assertRejects(
     () => run([], { folder, resume: true }),
     'ERR_FILE',
     `process ${process.pid} trains in`,
   );
+  await held.close();
+  assert.ok((await run([], { folder, resume: true })).result.finished);
 });
 
 test('a disk that becomes full: the last checkpoint survives, and the run goes on from it', async () => {
