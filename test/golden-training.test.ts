@@ -46,10 +46,10 @@ const encoderConfig = parseOmniIdConfig({ encoder, vision }, 'mtd_training');
 
 interface Run {
   engine: TrainingEngine;
-  step(
+  readonly step: (
     number: number,
     options?: { show?: boolean; splits?: number },
-  ): Promise<{ loss: number; norm: number }>;
+  ) => Promise<{ loss: number; norm: number }>;
   shown: Record<string, Float32Array>;
 }
 
