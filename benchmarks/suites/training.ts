@@ -12,6 +12,7 @@ interface Measure {
   readonly size: Size;
   readonly rounds: number;
   readonly repeat: number;
+  readonly oneAtATime: boolean;
 }
 
 /** The names of a configuration's ratios. */
@@ -39,7 +40,7 @@ function pairOf(rows: readonly Row[]): Pair | undefined {
   return ours && theirs && { ours, theirs };
 }
 
-async function measure(context: Context, { name, size, rounds, repeat }: Measure): Promise<void> {
+async function measure(context: Context, { name, size, rounds, repeat, oneAtATime }: Measure): Promise<void> {
   const ratios = ratiosOf(name);
   const one = trainingCase(size);
   const what = `few-to-many step "${size}", ${one.identities} × ${one.inputs} → ${one.targets}`;
@@ -49,7 +50,13 @@ async function measure(context: Context, { name, size, rounds, repeat }: Measure
   );
   for (const dtype of dtypes) {
     context.log(`training: ${what}, ${dtype}`);
-    const race = { one, dtype, rounds: context.rounds(rounds), repeat: context.settings.quick ? 1 : repeat };
+    const race = {
+      one,
+      dtype,
+      rounds: context.rounds(rounds),
+      repeat: context.settings.quick ? 1 : repeat,
+      oneAtATime,
+    };
     const pair = pairOf(await trainingRace(context, race));
     if (!pair) continue;
     const { ours, theirs } = pair;
@@ -107,8 +114,8 @@ export const trainingSuite: Suite = {
   run: async (context) => {
     const { quick, preset } = context.settings;
     const measures: Measure[] = [
-      { name: 'nano', size: quick ? 'tiny' : 'nano', rounds: 7, repeat: 3 },
-      ...(quick ? [] : [{ name: 'l', size: 'l', rounds: 3, repeat: 1 } as const]),
+      { name: 'nano', size: quick ? 'tiny' : 'nano', rounds: 7, repeat: 3, oneAtATime: false },
+      ...(quick ? [] : [{ name: 'l', size: 'l', rounds: 3, repeat: 1, oneAtATime: true } as const]),
     ];
     for (const one of measures) {
       if (preset !== undefined && preset !== one.size) continue;
