@@ -1,3 +1,4 @@
+import { loadavg } from 'node:os';
 import type { Context, Suite } from '../context.js';
 import type { Size } from '../fixtures.js';
 import type { Row } from '../results.js';
@@ -40,6 +41,17 @@ function pairOf(rows: readonly Row[]): Pair | undefined {
   return ours && theirs && { ours, theirs };
 }
 
+/**
+ * What a ratio's note says when others computed while it was measured. A library that waits at barriers for every one of its threads loses far more by that than
+ * we do: such times compare nothing.
+ */
+function busy(context: Context): string {
+  const [load = 0] = loadavg();
+  const { threads, quick } = context.settings;
+  // What this suite's own processes make of it is at most their threads.
+  return quick || load <= 1.5 * threads ? '' : `; NOT TO BE QUOTED: load average ${load.toFixed(1)}`;
+}
+
 async function measure(context: Context, { name, size, rounds, repeat, oneAtATime }: Measure): Promise<void> {
   const ratios = ratiosOf(name);
   const one = trainingCase(size);
@@ -62,7 +74,7 @@ async function measure(context: Context, { name, size, rounds, repeat, oneAtATim
     const { ours, theirs } = pair;
     if (context.wants(ratios[dtype])) {
       const samples = ours.warm.map((seconds, i) => (theirs.warm[i] ?? NaN) / seconds);
-      const note = `${what}, ${dtype}; identities/s ÷ identities/s of ${theirs.contestant}`;
+      const note = `${what}, ${dtype}; identities/s ÷ identities/s of ${theirs.contestant}${busy(context)}`;
       context.ratio({ name: ratios[dtype], value: median(samples), samples, better: 'higher', note });
     }
     if (ours.peakBytes !== undefined && theirs.peakBytes !== undefined) {
@@ -102,7 +114,7 @@ async function measureDataWait(context: Context, size: Size, windows: number): P
   });
   const whole = seconds.reduce((sum, one) => sum + one, 0);
   const waited = seconds.reduce((sum, one, i) => sum + one * (waits[i] ?? NaN), 0);
-  const note = `${what}, bf16: share of the time of its steps in which the engine waits for data; photos are JPEG, masks PNG`;
+  const note = `${what}, bf16: share of the time of its steps in which the engine waits for data; photos are JPEG, masks PNG${busy(context)}`;
   context.ratio({ name: dataWait, value: waited / whole, samples: waits, better: 'lower', note });
 }
 
