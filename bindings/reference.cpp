@@ -21,7 +21,7 @@ const char* name_of(InputRole role) {
 
 }  // namespace
 
-// evaluateReference(graph, inputs: { name: Float64Array }): { name: Float64Array }
+// evaluateReference(graph, inputs: { name: Float64Array }, bf16: boolean): { name: Float64Array }
 Napi::Value evaluate_reference(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&] {
     const Graph graph = graph_from(info[0]);
@@ -38,7 +38,9 @@ Napi::Value evaluate_reference(const Napi::CallbackInfo& info) {
       inputs[name] = {array.Data(), array.Data() + array.ElementLength()};
     }
     Napi::Object outputs = Napi::Object::New(info.Env());
-    for (const auto& [name, values] : omni_id::evaluate_reference(graph, inputs)) outputs.Set(name, to_js(info.Env(), values));
+    const bool bf16 = info[2].ToBoolean();
+    for (const auto& [name, values] : omni_id::evaluate_reference(graph, inputs, bf16))
+      outputs.Set(name, to_js(info.Env(), values));
     return outputs;
   });
 }

@@ -198,8 +198,12 @@ export interface NativeBinding {
   /** Index of the first value that is infinite or NaN, or −1. */
   firstNotFinite(values: Float32Array): number;
   operators(): string[];
-  /** Runs a graph without weights through the operators' references, in double precision; for tests. */
-  evaluateReference(graph: NativeGraph, inputs: Record<string, Float64Array>): Record<string, Float64Array>;
+  /** Runs a graph without weights through the operators' references, in double precision; for tests. @param bf16 rounds every result to bf16 */
+  evaluateReference(
+    graph: NativeGraph,
+    inputs: Record<string, Float64Array>,
+    bf16?: boolean,
+  ): Record<string, Float64Array>;
   operatorCases(op: string): OperatorCase[];
   instructionSets(): string[];
   availableParallelism(): number;

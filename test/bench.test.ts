@@ -37,15 +37,17 @@ test('a quick run of everything is right', async () => {
       );
     }
   }
-  for (const suite of ['kernel', 'block', 'model', 'encoder', 'lifecycle', 'node', 'scaling'])
+  for (const suite of ['kernel', 'block', 'model', 'encoder', 'lifecycle', 'node', 'scaling', 'training'])
     assert.ok(results.rows.some((row) => row.suite === suite), suite); // prettier-ignore
   const found = (name: string): boolean => results.peers.some((peer) => peer.name === name && peer.found);
   const expected = [
     'encoder.f32.peak', 'encoder.bf16.peak', 'encoder.bf16.batch1.peak', 'ragged.vs_uniform', 'nano.bf16.peak', 'start.seconds', 'memory.bytes',
-    'loop.p99_ms', 'jpeg.vs_ideal',
+    'loop.p99_ms', 'jpeg.vs_ideal', 'train.data_wait',
     ...(native().instructionSets().includes('avx2') ? ['avx2.f32.peak'] : []),
     ...(found('onnxruntime-node') ? ['encoder.f32.vs_onnxruntime'] : []),
-    ...(found('pytorch') ? ['encoder.bf16.vs_pytorch'] : []),
+    ...(found('pytorch')
+      ? ['encoder.bf16.vs_pytorch', 'train.nano.f32.vs_pytorch', 'train.nano.bf16.vs_pytorch', 'train.nano.memory_vs_pytorch']
+      : []),
   ]; // prettier-ignore
   for (const name of expected) {
     const line = new RegExp(`^ratio ${name.replaceAll('.', '\\.')} (\\S+)$`, 'm').exec(stdout);
@@ -54,7 +56,8 @@ test('a quick run of everything is right', async () => {
   assert.match(readFileSync(markdown, 'utf8'), '## encoder');
   // Time that counts was compared before: every row of ours that computes the model says with what.
   for (const row of results.rows.filter(
-    ({ suite, contestant }) => suite === 'model' && contestant === 'omni-id',
+    ({ suite, contestant, name }) =>
+      (suite === 'model' || (suite === 'training' && name.startsWith('step'))) && contestant === 'omni-id',
   ))
     assert.ok(row.error, `${row.name} was compared`);
 });
@@ -86,6 +89,14 @@ test('a profile names operators and shares', async () => {
   ]);
   assert.is(code, 0, stderr);
   for (const word of ['attention', 'patch_embedding', 'GFLOP/s', 'of peak']) assert.match(stdout, word);
+});
+
+test('a profile of a training step names its operators', async () => {
+  const options = ['--profile', '--suite', 'training', '--preset', 'tiny', '--rounds', '2'];
+  const { code, stdout, stderr } = await bench(options);
+  assert.is(code, 0, stderr);
+  for (const word of ['linear_weight_gradient', 'adamw', 'GFLOP/s', 'identities/s'])
+    assert.match(stdout, word);
 });
 
 /** An executable that passes for a Python with everything, and as a contestant does what `serve` says. */
@@ -140,6 +151,42 @@ test('a peer that gives other numbers is found out', async () => {
     assert.match(note ?? '', 'other numbers');
   }
   assert.ok(rows.some(({ contestant, dtype, status }) => contestant === 'omni-id' && dtype === 'bf16' && status === 'ok')); // prettier-ignore
+});
+
+test('a trainer with other losses is found out, and has no ratio', async () => {
+  const path = join(folder, 'losses.json');
+  const python = fakePython(`
+    const works = {};
+    for (const { name } of task.works) {
+      require('node:fs').writeFileSync(task.outputs + '/' + name + '.f32', new Uint8Array(new Float32Array([1, 0.5, 0.25]).buffer));
+      works[name] = { firstSeconds: 1 };
+    }
+    say({ type: 'ready', loadSeconds: 1, works });
+    require('node:readline').createInterface({ input: process.stdin }).on('line', (line) => {
+      if (line !== 'end') return say({ type: 'sample', seconds: 1 });
+      say({ type: 'end', peakBytes: 1 });
+      process.exit(0);
+    });`);
+  const { code, stdout } = await bench(
+    [
+      '--quick',
+      '--suite',
+      'training',
+      '--peer',
+      'pytorch',
+      '--only',
+      'train.nano.f32.vs_pytorch',
+      '--json',
+      path,
+    ],
+    { OMNI_ID_PYTHON: python },
+  );
+  assert.is(code, 1);
+  assert.not.match(stdout, /^ratio train/m);
+  const { rows } = read(path);
+  assert.ok(
+    rows.some(({ contestant, note }) => contestant === 'omni-id' && (note ?? '').includes('other losses')),
+  );
 });
 
 /** The quick run with every time of ours changed. */

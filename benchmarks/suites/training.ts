@@ -1,3 +1,4 @@
+import { loadavg } from 'node:os';
 import type { Context, Suite } from '../context.js';
 import type { Size } from '../fixtures.js';
 import type { Row } from '../results.js';
@@ -12,6 +13,7 @@ interface Measure {
   readonly size: Size;
   readonly rounds: number;
   readonly repeat: number;
+  readonly oneAtATime: boolean;
 }
 
 /** The names of a configuration's ratios. */
@@ -39,7 +41,18 @@ function pairOf(rows: readonly Row[]): Pair | undefined {
   return ours && theirs && { ours, theirs };
 }
 
-async function measure(context: Context, { name, size, rounds, repeat }: Measure): Promise<void> {
+/**
+ * What a ratio's note says when others computed while it was measured. A library that waits at barriers for every one of its threads loses far more by that than
+ * we do: such times compare nothing.
+ */
+function busy(context: Context): string {
+  const [load = 0] = loadavg();
+  const { threads, quick } = context.settings;
+  // What this suite's own processes make of it is at most their threads.
+  return quick || load <= 1.5 * threads ? '' : `; NOT TO BE QUOTED: load average ${load.toFixed(1)}`;
+}
+
+async function measure(context: Context, { name, size, rounds, repeat, oneAtATime }: Measure): Promise<void> {
   const ratios = ratiosOf(name);
   const one = trainingCase(size);
   const what = `few-to-many step "${size}", ${one.identities} × ${one.inputs} → ${one.targets}`;
@@ -49,13 +62,19 @@ async function measure(context: Context, { name, size, rounds, repeat }: Measure
   );
   for (const dtype of dtypes) {
     context.log(`training: ${what}, ${dtype}`);
-    const race = { one, dtype, rounds: context.rounds(rounds), repeat: context.settings.quick ? 1 : repeat };
+    const race = {
+      one,
+      dtype,
+      rounds: context.rounds(rounds),
+      repeat: context.settings.quick ? 1 : repeat,
+      oneAtATime,
+    };
     const pair = pairOf(await trainingRace(context, race));
     if (!pair) continue;
     const { ours, theirs } = pair;
     if (context.wants(ratios[dtype])) {
       const samples = ours.warm.map((seconds, i) => (theirs.warm[i] ?? NaN) / seconds);
-      const note = `${what}, ${dtype}; identities/s ÷ identities/s of ${theirs.contestant}`;
+      const note = `${what}, ${dtype}; identities/s ÷ identities/s of ${theirs.contestant}${busy(context)}`;
       context.ratio({ name: ratios[dtype], value: median(samples), samples, better: 'higher', note });
     }
     if (ours.peakBytes !== undefined && theirs.peakBytes !== undefined) {
@@ -95,7 +114,7 @@ async function measureDataWait(context: Context, size: Size, windows: number): P
   });
   const whole = seconds.reduce((sum, one) => sum + one, 0);
   const waited = seconds.reduce((sum, one, i) => sum + one * (waits[i] ?? NaN), 0);
-  const note = `${what}, bf16: share of the time of its steps in which the engine waits for data; photos are JPEG, masks PNG`;
+  const note = `${what}, bf16: share of the time of its steps in which the engine waits for data; photos are JPEG, masks PNG${busy(context)}`;
   context.ratio({ name: dataWait, value: waited / whole, samples: waits, better: 'lower', note });
 }
 
@@ -107,8 +126,8 @@ export const trainingSuite: Suite = {
   run: async (context) => {
     const { quick, preset } = context.settings;
     const measures: Measure[] = [
-      { name: 'nano', size: quick ? 'tiny' : 'nano', rounds: 7, repeat: 3 },
-      ...(quick ? [] : [{ name: 'l', size: 'l', rounds: 3, repeat: 1 } as const]),
+      { name: 'nano', size: quick ? 'tiny' : 'nano', rounds: 7, repeat: 3, oneAtATime: false },
+      ...(quick ? [] : [{ name: 'l', size: 'l', rounds: 3, repeat: 1, oneAtATime: true } as const]),
     ];
     for (const one of measures) {
       if (preset !== undefined && preset !== one.size) continue;

@@ -1,4 +1,4 @@
-import { mkdirSync, readFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { messageOf } from '../../src/errors.js';
@@ -23,28 +23,23 @@ interface Entry {
   readonly turns?: boolean;
 }
 
-interface Runner {
-  readonly entry: Entry;
-  readonly outputs: string;
-  process: ContestantProcess | undefined;
-  ready: Ready | undefined;
-  failure: string | undefined;
-  peakBytes: number | undefined;
-  readonly samples: Sample[];
-}
-
 /** The losses of the first steps agree that far, as a share of the largest. */
 const bounds = { f32: 1e-4, bf16: 2e-2 } as const;
 
-/** Ours, and PyTorch as it is and compiled. Without it our losses are compared with those of our kernels for another instruction set. */
-function entriesOf(context: Context): Entry[] {
+/**
+ * Ours, and PyTorch as it is and compiled (where it is compiled once, not in every turn). Without it our losses are compared with those of our kernels for another
+ * instruction set.
+ */
+function entriesOf(context: Context, oneAtATime: boolean): Entry[] {
   const ours: Entry = { contestant: 'omni-id', label: 'omni-id' };
   if (context.peer('pytorch')) {
     const eager: Entry = { contestant: 'pytorch', label: 'pytorch' };
     const compiled: Entry = { contestant: 'pytorch', label: 'pytorch compiled', compile: true };
-    return [eager, ...(context.settings.quick ? [] : [compiled]), ours];
+    return [eager, ...(context.settings.quick || oneAtATime ? [] : [compiled]), ours];
   }
-  const isa = native().instructionSets()[1] ?? 'portable';
+  // Those with AVX-512 share their kernels for f32.
+  const isas = native().instructionSets().slice(1);
+  const isa = isas.find((name) => !name.startsWith('avx512')) ?? 'portable';
   const other: Entry = { ...ours, label: `omni-id on ${isa}`, env: { OMNI_ID_ISA: isa }, turns: false };
   return [other, ours];
 }
@@ -57,12 +52,57 @@ function programOf(context: Context, entry: Entry, task: TrainingTask): Program 
   return { command, arguments: [join(peersFolder, 'pytorch_training.py'), text] };
 }
 
-async function attempt(runner: Runner, body: () => Promise<void>): Promise<void> {
-  try {
-    await body();
-  } catch (error) {
-    runner.failure = messageOf(error);
-    runner.process?.kill();
+/** A contestant and what came of it. Once something went wrong nothing more is asked of it. */
+class Runner {
+  ready: Ready | undefined;
+  failure: string | undefined;
+  peakBytes: number | undefined;
+  readonly samples: Sample[] = [];
+  #process: ContestantProcess | undefined;
+
+  constructor(
+    readonly entry: Entry,
+    private readonly program: Program,
+    private readonly outputs: string,
+  ) {}
+
+  start(): Promise<void> {
+    return this.#attempt(async () => {
+      this.#process = new ContestantProcess(this.entry.label, this.program);
+      this.ready = await this.#process.ready();
+    });
+  }
+
+  sample(): Promise<void> {
+    return this.#attempt(async () => {
+      const sample = await this.#process?.sample(oneStep);
+      if (sample) this.samples.push(sample);
+    });
+  }
+
+  end(): Promise<void> {
+    return this.#attempt(async () => {
+      const bytes = (await this.#process?.end()) ?? 0;
+      this.peakBytes = Math.max(this.peakBytes ?? 0, bytes);
+    });
+  }
+
+  /** Losses of the first steps; nothing where it has written none. */
+  get losses(): Float32Array {
+    const path = join(this.outputs, `${firstSteps}.f32`);
+    if (!existsSync(path)) return new Float32Array();
+    const bytes = readFileSync(path);
+    return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
+  }
+
+  async #attempt(body: () => Promise<void>): Promise<void> {
+    if (this.failure !== undefined) return;
+    try {
+      await body();
+    } catch (error) {
+      this.failure = messageOf(error);
+      this.#process?.kill();
+    }
   }
 }
 
@@ -72,72 +112,71 @@ export interface TrainingRace {
   readonly rounds: number;
   /** Steps of one sample. */
   readonly repeat: number;
+  /** Whether only one contestant at a time has a process, because two would not fit into memory: every turn begins with loading. */
+  readonly oneAtATime: boolean;
 }
 
-/** One contestant after another starts, so that loading shares neither processor nor memory; then they take turns, each in a process of its own. */
-export async function trainingRace(context: Context, race: TrainingRace): Promise<Row[]> {
-  const { one, dtype, repeat } = race;
+async function newRunner(context: Context, race: TrainingRace, entry: Entry): Promise<Runner> {
+  const { one, dtype } = race;
   const { folder, parameters } = await parametersFolder(one, context.log);
-  const batch = join(context.folder, `training-${one.size}`);
-  writeBatch(batch, batchOf(one));
   const { threads, quick } = context.settings;
-  const runners: Runner[] = [];
-  for (const [i, entry] of entriesOf(context).entries()) {
-    const outputs = join(context.folder, `training-${one.size}-${dtype}-${i}`);
-    mkdirSync(outputs);
-    const runner: Runner = { entry, outputs, process: undefined, ready: undefined, failure: undefined, peakBytes: undefined, samples: [] }; // prettier-ignore
-    runners.push(runner);
-    const works = [
+  const batch = join(context.folder, `training-${one.size}`);
+  if (!existsSync(batch)) writeBatch(batch, batchOf(one));
+  const outputs = join(context.folder, `training-${one.size}-${dtype}-${entry.label.replaceAll(' ', '-')}`);
+  mkdirSync(outputs);
+  const task: TrainingTask = {
+    contestant: entry.contestant,
+    dtype,
+    threads,
+    works: [
       { name: firstSteps, identities: [], repeat: 1 },
-      { name: oneStep, identities: [], repeat },
-    ];
-    const task: TrainingTask = {
-      contestant: entry.contestant,
-      dtype,
-      threads,
-      works,
-      outputs,
-      folder,
-      peakSeconds: entry.contestant === 'omni-id' ? (quick ? 0.02 : 0.1) : 0,
-      size: one.size,
-      batch,
-      case: caseJson(one),
-      optimizer,
-      decayed: parameters.filter(decays).map(({ name }) => name),
-      compile: entry.compile ?? false,
-    };
+      { name: oneStep, identities: [], repeat: race.repeat },
+    ],
+    outputs,
+    folder,
+    peakSeconds: entry.contestant === 'omni-id' ? (quick ? 0.02 : 0.1) : 0,
+    size: one.size,
+    batch,
+    case: caseJson(one),
+    optimizer,
+    decayed: parameters.filter(decays).map(({ name }) => name),
+    compile: entry.compile ?? false,
+  };
+  return new Runner(entry, programOf(context, entry, task), outputs);
+}
+
+/**
+ * One contestant after another starts, so that loading shares neither processor nor memory; then they take turns, each in a process of its own: the most memory
+ * that it had is that of its training alone.
+ */
+export async function trainingRace(context: Context, race: TrainingRace): Promise<Row[]> {
+  const { dtype, rounds, oneAtATime } = race;
+  const runners: Runner[] = [];
+  for (const entry of entriesOf(context, oneAtATime)) {
+    const runner = await newRunner(context, race, entry);
+    runners.push(runner);
+    if (oneAtATime && entry.turns !== false) continue;
     context.log(`  ${entry.label} ${dtype}: loading, and ${comparedSteps} steps`);
-    await attempt(runner, async () => {
-      runner.process = new ContestantProcess(entry.label, programOf(context, entry, task));
-      runner.ready = await runner.process.ready();
-      if (entry.turns === false) await runner.process.end();
-    });
+    await runner.start();
+    if (entry.turns === false) await runner.end();
   }
-  for (let round = 0; round < race.rounds; round++) {
-    for (const runner of runners) {
-      if (runner.failure !== undefined || runner.entry.turns === false) continue;
-      await attempt(runner, async () => {
-        // The threads of the one before may still be spinning.
-        if (!quick) await setTimeout(50);
-        const sample = await runner.process?.sample(oneStep);
-        if (sample) runner.samples.push(sample);
-      });
+  const racing = runners.filter(({ entry }) => entry.turns !== false);
+  for (let round = 0; round < rounds; round++) {
+    for (const runner of racing) {
+      if (oneAtATime) {
+        context.log(`  ${runner.entry.label} ${dtype}: round ${round + 1} of ${rounds}`);
+        await runner.start();
+      }
+      // The threads of the one before may still be spinning.
+      if (!context.settings.quick) await setTimeout(50);
+      await runner.sample();
+      if (oneAtATime) await runner.end();
     }
   }
-  for (const runner of runners) {
-    if (runner.failure !== undefined || runner.entry.turns === false) continue;
-    await attempt(runner, async () => {
-      runner.peakBytes = await runner.process?.end();
-    });
-  }
+  if (!oneAtATime) for (const runner of racing) await runner.end();
   return runners
     .filter(({ entry, failure }) => entry.turns !== false || failure !== undefined)
     .map((runner) => addRow(context, race, runners, runner));
-}
-
-function lossesOf({ outputs }: Runner): Float32Array {
-  const bytes = readFileSync(join(outputs, `${firstSteps}.f32`));
-  return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
 }
 
 /** The losses of the first steps beside somebody else's: everybody's beside ours, ours beside the first who has any. */
@@ -145,7 +184,8 @@ function compared(runners: readonly Runner[], runner: Runner): Row['error'] {
   const others = runners.filter((one) => one !== runner && one.ready !== undefined);
   const other = others.find(({ entry }) => entry.label === 'omni-id') ?? others[0];
   if (!other || !runner.ready) return undefined;
-  const relative = relativeError(lossesOf(runner), lossesOf(other));
+  const [mine, theirs] = [runner.losses, other.losses];
+  const relative = mine.length === theirs.length ? relativeError(mine, theirs) : NaN;
   return {
     against: `${other.entry.label}, ${comparedSteps} losses`,
     relative: Number.isFinite(relative) ? relative : null,

@@ -2,9 +2,20 @@
 
 #include <random>
 
+#include "base/float_formats.h"
+
 namespace omni_id {
 
-ReferenceValues evaluate_reference(const Graph& graph, const ReferenceValues& inputs) {
+namespace {
+
+void round_values(ReferenceTensor& tensor) {
+  if (tensor.values.size() < 2) return;
+  for (double& value : tensor.values) value = float_from_bf16(bf16_from_float(static_cast<float>(value)));
+}
+
+}  // namespace
+
+ReferenceValues evaluate_reference(const Graph& graph, const ReferenceValues& inputs, bool bf16) {
   check(graph);
   const size_t count = graph.values.size();
   std::vector<ReferenceTensor> values(count);
@@ -17,6 +28,7 @@ ReferenceValues evaluate_reference(const Graph& graph, const ReferenceValues& in
     require(given != inputs.end() && static_cast<int64_t>(given->second.size()) == value.type.elements(), "reference",
             "input " + value.name + " is missing or has another size than " + to_string(value.type));
     values[i].values = given->second;
+    if (bf16 && value.type.dtype != DType::i32) round_values(values[i]);
   }
   // Views and joins are copies here, made when they are read.
   const auto read = [&](auto&& self, int index) -> const ReferenceTensor& {
@@ -60,7 +72,10 @@ ReferenceValues evaluate_reference(const Graph& graph, const ReferenceValues& in
       results.push_back({type.shape, zeros, zeros});
     }
     node.row->reference(checked_arguments(*node.row, types, node.attributes), given, results);
-    for (size_t i = 0; i < results.size(); ++i) values[static_cast<size_t>(node.outputs[i])] = std::move(results[i]);
+    for (size_t i = 0; i < results.size(); ++i) {
+      if (bf16) round_values(results[i]);
+      values[static_cast<size_t>(node.outputs[i])] = std::move(results[i]);
+    }
   }
   ReferenceValues outputs;
   for (const GraphOutput& output : graph.outputs) outputs[output.name] = read(read, output.value).values;

@@ -189,6 +189,49 @@ void test_activations(const KernelTable& kernels) {
   }
 }
 
+double exact_derivative(Activation activation, double x) {
+  if (activation == kGelu) {
+    return 0.5 * std::erfc(-x / std::sqrt(2.0)) + x * std::exp(-0.5 * x * x) / std::sqrt(2.0 * std::acos(-1.0));
+  }
+  const double s = 1.0 / (1.0 + std::exp(-1.702 * x));
+  return s + 1.702 * x * s * (1.0 - s);
+}
+
+// The derivatives, times 1, on [−12, 12] and far out: within what simd.h states, and NaN stays NaN.
+void test_derivatives(const KernelTable& kernels) {
+  std::vector<float> inputs;
+  for (int i = -12 * 1024; i <= 12 * 1024; ++i) inputs.push_back(static_cast<float>(i) / 1024.0f);
+  for (float x = 12.0f; x <= 100.0f; x += 0.37f) inputs.push_back(x), inputs.push_back(-x);
+  inputs.push_back(std::numeric_limits<float>::quiet_NaN());
+  for (const Activation activation : {kGelu, kQuickGelu}) {
+    for (const ElementType type : {kF32, kBf16}) {
+      std::vector<float> out(inputs.size(), 1.0f);
+      std::vector<uint16_t> narrow(inputs.size(), bf16_from_float(1.0f));
+      Elementwise g{};
+      g.a = g.out = type == kBf16 ? static_cast<void*>(narrow.data()) : static_cast<void*>(out.data());
+      g.b = inputs.data();
+      g.type = type;
+      g.b_type = kF32;
+      g.activation = activation;
+      g.count = static_cast<int64_t>(inputs.size());
+      kernels.activation_gradient(&g);
+      if (type == kBf16) std::transform(narrow.begin(), narrow.end(), out.begin(), float_from_bf16);
+      const std::string what = std::string(kernels.name) + " derivative of " + (activation == kGelu ? "gelu" : "quick_gelu") +
+                               (type == kBf16 ? " to bf16" : " to f32");
+      double worst = 0.0, at = 0.0;
+      for (size_t i = 0; i + 1 < inputs.size(); ++i) {
+        const double expected = exact_derivative(activation, inputs[i]);
+        const double stated = activation == kQuickGelu ? 2e-6 : type == kBf16 ? 2.6e-5 : 6e-7;
+        const double rounding = type == kF32 ? 0.0 : rounding_to_bf16(std::max(std::abs(expected), std::abs(double{out[i]})));
+        const double error = std::abs(out[i] - expected), ratio = error == 0.0 ? 0.0 : error / (stated + rounding);
+        if (!(ratio <= worst)) worst = ratio, at = inputs[i];
+      }
+      check(worst <= 1.0, what + ": " + std::to_string(worst) + " of its bound at " + std::to_string(at));
+      check(std::isnan(out.back()), what + " keeps NaN");
+    }
+  }
+}
+
 // Far out gelu is 0 or x, as long as there are floats; NaN stays NaN.
 void test_far_activations(const KernelTable& kernels) {
   std::vector<float> inputs;
@@ -241,6 +284,7 @@ int main() {
     test_cuts(kernels);
     test_activations(kernels);
     test_far_activations(kernels);
+    test_derivatives(kernels);
     std::printf("%s\n", isa.c_str());
   }
   test_denormals();

@@ -94,7 +94,7 @@ interface Job {
 /**
  * The masked transformer decoder, D(ℓ, x̃): from identity tokens and the few visible patches of a photo to the whole photo (paper, section 3.3).
  *
- * Peak memory: the packed weights (bf16: 17 MB beside a `nano` encoder), and activations and pixels of one batch of about 2,000 patches.
+ * Peak memory: the packed weights (bf16: 15 MB beside a `nano` encoder), and activations and pixels of one batch of about 2,000 patches.
  */
 export class MaskedTransformerDecoder extends Model {
   readonly #processor: ImageProcessorConfig;

@@ -355,7 +355,8 @@ OMNI_ID_INLINE Vector gelu_for_bf16(Vector x) {
 // The derivative of GELU where what is multiplied by it is rounded to bfloat16 next: ½ + x·P(u), u = 2x²/4.8² − 1 on |x| ≤ 4.8,
 // P of degree 11 as above, |error| < 2.6e-5 (most of it beyond 4.8, where 1 or 0 is taken).
 OMNI_ID_INLINE Vector gelu_derivative_for_bf16(Vector x) {
-  const Vector bounded = larger_of(smaller_of(x, splat(4.8f)), splat(-4.8f));
+  // Bounds stand first: of an unordered pair the second operand is taken, so that NaN stays NaN.
+  const Vector bounded = larger_of(splat(-4.8f), smaller_of(splat(4.8f), x));
   const Vector u = multiply_add(multiply(bounded, bounded), splat(0.0868055556f), splat(-1.0f));
   Vector p = splat(-0.0124148763f);
   p = multiply_add(p, u, splat(0.0297251435f));
