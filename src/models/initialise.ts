@@ -1,6 +1,7 @@
 import type { Session } from '../graph/session.js';
 import type { OmniIdEncoderConfig } from '../io/config.js';
 import type { MtdConfig } from '../io/mtd_config.js';
+import { sinCosPositions } from './positions.js';
 
 /**
  * Standard deviation of a new weight. The vision tower follows transformers' `CLIPPreTrainedModel._init_weights` (initializer factor 1): products that
@@ -23,20 +24,38 @@ function encoderDeviation(name: string, shape: readonly number[], config: OmniId
 }
 
 /**
- * The same of the masked transformer decoder: the rule of the encoder's blocks; 0.02 for positions, mask token and the head, as in MAE, so that the
- * first predictions are near the photos' mean.
+ * The same of the masked transformer decoder: the rule of the encoder's blocks; 0.02 for mask token and head, as in MAE, so that the first
+ * predictions are near the photos' mean.
  */
-export function mtdDeviation(
-  name: string,
-  shape: readonly number[],
-  config: Pick<MtdConfig, 'crossBlocks' | 'selfBlocks'>,
-): number {
-  const intoResidual = 1 / Math.sqrt(2 * Math.max(1, config.crossBlocks + config.selfBlocks));
+function mtdDeviation(name: string, shape: readonly number[], depth: number): number {
+  const intoResidual = 1 / Math.sqrt(2 * Math.max(1, depth));
   const inputs = shape[1] ?? 1;
   if (/\.to_out\.|\.mlp\.fc2\./.test(name)) return intoResidual / Math.sqrt(inputs);
   if (/\.(to_q|to_k|to_v)\.|^patch_embed\./.test(name)) return 1 / Math.sqrt(inputs);
   if (name.includes('.mlp.fc1.')) return 1 / Math.sqrt(2 * inputs);
-  return 0.02; // mask token, positions, head
+  return 0.02; // mask token, head
+}
+
+/**
+ * Gives every weight of a masked transformer decoder that is not there yet its initial values. Positions begin as sines and cosines, as in MAE: what
+ * the first blocks add to the residual stream would drown small random ones, and where a patch lies is what a decoder has to know first.
+ * @param config sizes of its blocks; @param expected its weights, without a prefix
+ * @throws the signal's reason when it is aborted: between tensors
+ */
+export async function initialiseMtd(
+  session: Session,
+  config: Pick<MtdConfig, 'crossBlocks' | 'selfBlocks'>,
+  expected: ReadonlyMap<string, { readonly shape: readonly number[] }>,
+  seed: number,
+  signal: AbortSignal,
+): Promise<void> {
+  const positions = expected.get('pos_embed');
+  if (positions) {
+    const [patches = 0, width = 0] = positions.shape;
+    session.weights.set('pos_embed', [patches, width], sinCosPositions(patches, width));
+  }
+  const depth = config.crossBlocks + config.selfBlocks;
+  await setNormal(session, expected, seed, signal, (name, shape) => mtdDeviation(name, shape, depth));
 }
 
 /**
@@ -59,7 +78,7 @@ export async function initialise(
  * @param deviation the standard deviation of a weight that is not constant
  * @throws the signal's reason when it is aborted: between tensors
  */
-export async function setNormal(
+async function setNormal(
   session: Session,
   expected: ReadonlyMap<string, { readonly shape: readonly number[] }>,
   seed: number,

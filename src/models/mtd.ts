@@ -12,7 +12,7 @@ import { defaultImageProcessor, type ImageProcessorConfig } from '../io/image_pr
 import { checkMtdConfig, mtdConfigToJson, parseMtdConfig, type MtdConfig } from '../io/mtd_config.js';
 import { checkFolder, checkOptions, describe } from '../options.js';
 import { checkFinite, type Tensor } from './clip_vision_encoder.js';
-import { mtdDeviation, setNormal } from './initialise.js';
+import { initialiseMtd } from './initialise.js';
 import { mtdGraph, mtdWeights, patchesPerTarget } from './masked_transformer_decoder.js';
 import {
   loadWeights,
@@ -146,11 +146,7 @@ export class MaskedTransformerDecoder extends Model {
     const session = newSession(options);
     try {
       const model = new MaskedTransformerDecoder(session, dtype, checked);
-      await model.enqueue(signal, (both) =>
-        setNormal(session, mtdWeights(checked), seed, both, (name, shape) =>
-          mtdDeviation(name, shape, checked),
-        ),
-      );
+      await model.enqueue(signal, (both) => initialiseMtd(session, checked, mtdWeights(checked), seed, both));
       await model.#pack();
       signal?.throwIfAborted();
       return model;

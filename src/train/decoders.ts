@@ -3,7 +3,7 @@ import type { Value } from '../graph/graph.js';
 import { maskedL1 } from '../graph/operators.js';
 import type { Session } from '../graph/session.js';
 import type { ImageProcessorConfig } from '../io/image_processor.js';
-import { mtdDeviation } from '../models/initialise.js';
+import { initialiseMtd } from '../models/initialise.js';
 import {
   maskedTransformerDecoder,
   patchesPerTarget,
@@ -38,8 +38,16 @@ export interface Decoder {
   readonly name: string;
   /** What its loss counts in the sum. */
   readonly weight: number;
-  /** Standard deviation of a new weight that is not constant. @param name without the decoder's own */
-  deviation(name: string, shape: readonly number[]): number;
+  /**
+   * Gives new weights their first values, in the session's store.
+   * @param expected their names, without the decoder's own, and shapes
+   */
+  initialise(
+    session: Session,
+    expected: ReadonlyMap<string, { readonly shape: readonly number[] }>,
+    seed: number,
+    signal: AbortSignal,
+  ): Promise<void>;
   /**
    * @param w scope of its weights
    * @param tokens ℓ, f32 [identities · L, C]
@@ -78,8 +86,13 @@ export class MaskedDecoder implements Decoder {
     this.visibleOf = visibleOf ?? ((batch) => batch.visible);
   }
 
-  deviation(name: string, shape: readonly number[]): number {
-    return mtdDeviation(name, shape, this.config);
+  initialise(
+    session: Session,
+    expected: ReadonlyMap<string, { readonly shape: readonly number[] }>,
+    seed: number,
+    signal: AbortSignal,
+  ): Promise<void> {
+    return initialiseMtd(session, this.config, expected, seed, signal);
   }
 
   get patches(): number {

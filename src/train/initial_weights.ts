@@ -2,7 +2,7 @@ import { native, type NativeWeights } from '../bindings.js';
 import { Session } from '../graph/session.js';
 import { clipVisionNames, matchWeights, openCheckpoint, registerWeights } from '../io/checkpoint.js';
 import { clipVisionWeights } from '../models/clip_vision.js';
-import { initialise, setNormal } from '../models/initialise.js';
+import { initialise } from '../models/initialise.js';
 import { omniIdWeights } from '../models/omni_id_encoder.js';
 import type { TrainingConfig } from './config.js';
 import type { TrainingEngine } from './engine.js';
@@ -63,7 +63,7 @@ export async function writeInitialWeights(
       try {
         const named = new Map(its.map((weight) => [weight.name.slice(prefix.length), weight]));
         // Weights of one name in two decoders are not the same.
-        await setNormal(own, named, config.seed + i, signal, (name, shape) => decoder.deviation(name, shape));
+        await decoder.initialise(own, named, config.seed + i, signal);
         for (const weight of its) copyWeight(engine, own.weights, weight, prefix);
       } finally {
         own.dispose();
