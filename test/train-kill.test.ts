@@ -3,13 +3,16 @@ import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { cli } from './support/cli.js';
+import { cleanUp as cleanUpCli, cli } from './support/cli.js';
 import { write } from './support/people.js';
 import { runProgram, type Ended } from './support/process.js';
 import { NormalNumbers } from './support/normal.js';
 import { assertSameRun, at, cleanUp, logged, newRun, run, tinyJson } from './support/tiny_run.js';
 
-test.after(cleanUp);
+test.after(() => {
+  cleanUp();
+  cleanUpCli();
+});
 
 const kills = 20;
 const steps = 500;

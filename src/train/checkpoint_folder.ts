@@ -26,7 +26,7 @@ export interface CheckpointTensor {
 export interface CheckpointContent {
   /** Steps that have been made. */
   readonly step: number;
-  /** Loss on held-out identities at this step, by which the best checkpoint is found. */
+  /** The last loss that was measured on held-out identities, by which the best checkpoint is found. */
   readonly heldOutLoss?: number | undefined;
   /** Everything that is no tensor, as JSON: the configuration, counters, the sampler's state. */
   readonly state: unknown;

@@ -95,6 +95,9 @@ async function open(
   const json = `${JSON.stringify(config, null, 2)}\n`;
   await writeFileAtomically(configPath, (file) => file.writeFile(json));
 
+  closers.push(() => {
+    output.prepared();
+  });
   const data = await openRunData(config, {
     runFolder,
     signal,
