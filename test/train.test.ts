@@ -178,6 +178,20 @@ test('frozen weights stay as they are, and come from CLIP where the run starts f
   assertSameRun(interrupted, folder, 12);
 });
 
+test('a frozen decoder passes the gradients of those that are not on', async () => {
+  for (const dtype of ['f32', 'bf16']) {
+    const settings = ['steps=1', `dtype=${dtype}`, 'optimizer.clipGradNorm=null'];
+    const all = await tensorsOf((await run(settings)).folder, 1, 'firstMoments');
+    const frozen = 'optimizer.frozen=["mtd.*","encoder.vision_model.encoder.*","encoder.self_blocks.*"]';
+    const { folder } = await run([...settings, frozen]);
+    const rest = await tensorsOf(folder, 1, 'firstMoments');
+    assert.ok(rest.has('encoder.vision_model.embeddings.patch_embedding.weight'));
+    assert.not.ok(rest.has('mtd.head.weight'));
+    for (const [name, gradient] of rest)
+      assertSameBits(gradient, all.get(name) ?? new Float32Array(), `gradient of ${name} in ${dtype}`);
+  }
+});
+
 test('several decoders by their weights, and S drawn anew for every step', async () => {
   const settings = [
     `decoders=${JSON.stringify([

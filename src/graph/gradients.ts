@@ -88,10 +88,11 @@ export const gradientRules: Readonly<Record<string, GradientRule>> = {
       }
       if (!n.wants(0)) return;
       const output = typeOf(need(n.node.inputs[0]));
-      const attributes = { output, ...computeOf(weight) };
+      const rows = graph.rowsOf(weight);
+      const attributes = { output, ...computeOf(rows) };
       const intoX = (sum: Value | undefined): Value =>
         first(
-          graph.apply('linear_input_gradient', [product, weight, before?.kept, sum], {
+          graph.apply('linear_input_gradient', [product, rows, before?.kept, sum], {
             ...attributes,
             activation: before?.activation ?? 'none',
           }),

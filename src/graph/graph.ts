@@ -68,6 +68,7 @@ export class Graph {
   readonly #outputs: NativeGraph['outputs'] = [];
   readonly #weights = new Map<string, WeightUse>();
   readonly #weightValues = new Map<string, Value>();
+  readonly #rows = new Map<number, Value>();
   readonly #parameters = new Map<string, Parameter>();
   readonly #inputs = new Map<string, Value>();
   #region: number | undefined;
@@ -100,6 +101,22 @@ export class Graph {
     const value = this.#add({ kind: 'weight', parts: names, dtype, shape });
     this.#weightValues.set(key, value);
     return value;
+  }
+
+  /**
+   * A weight that does not change once more, to be read row by row by gradients that pass through its product: that reads it packed. Any other
+   * value is returned as it is.
+   */
+  rowsOf(value: Value): Value {
+    const definition = this.#definitions[value.index];
+    if (definition?.kind !== 'weight') return value;
+    let rows = this.#rows.get(value.index);
+    if (!rows) {
+      const { index } = this.#add({ ...definition, dtype: 'f32' });
+      rows = new Value(this, index, 'f32', value.shape, value.dtype === 'bf16' ? 'bf16' : 'f32');
+      this.#rows.set(value.index, rows);
+    }
+    return rows;
   }
 
   /** A parameter is kept in f32, row by row, and is an input of every run; products round it to their type. */
