@@ -187,7 +187,7 @@ struct KernelTable {
   void (*gemm_block)(const Gemm*, int64_t row_begin, int64_t row_end, int64_t panel_begin, int64_t panel_end, void* scratch);
   void (*pack_panels)(const PackPanels*, int64_t panel_begin, int64_t panel_end);
   size_t (*packed_transposed_bytes)(const PackTransposed*);
-  int64_t packed_rows_per_group;  // what pack_transposed's groups hold
+  int64_t (*packed_rows_per_group)();  // what pack_transposed's groups hold
   void (*pack_transposed)(const PackTransposed*, int64_t group_begin, int64_t group_end);
   size_t (*attention_scratch_bytes)(const Attention*);
   void (*attention)(const Attention*, void* scratch);

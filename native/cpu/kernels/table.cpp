@@ -42,7 +42,7 @@ const KernelTable& kernels() {
       gemm_block,
       pack_panels,
       packed_transposed_bytes,
-      packed_rows_per_group(),
+      packed_rows_per_group,
       pack_transposed,
       attention_scratch_bytes,
       attention,

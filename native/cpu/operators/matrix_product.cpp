@@ -51,7 +51,7 @@ void pack(CpuDevice& device, const PackPanels& panels) {
 }
 
 void pack(CpuDevice& device, const PackTransposed& rows) {
-  device.pool().parallel_for(divide_up(rows.m, device.kernels().packed_rows_per_group),
+  device.pool().parallel_for(divide_up(rows.m, device.kernels().packed_rows_per_group()),
                              [&](int64_t group, int) { device.kernels().pack_transposed(&rows, group, group + 1); });
 }
 
