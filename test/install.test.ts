@@ -189,7 +189,7 @@ test('the tarball has what is needed, and nothing else', async () => {
     'scripts/install.mjs',
     'scripts/build-addon.mjs',
     // The benchmark suite is in dist; these are the programs that it runs.
-    ...['package.json', 'package-lock.json', 'kernel_peer.cpp', 'pytorch.py'].map(
+    ...['package.json', 'package-lock.json', 'kernel_peer.cpp', 'pytorch.py', 'pytorch_training.py'].map(
       (name) => `benchmarks/peers/${name}`,
     ),
     ...readdirSync(join(root, 'benchmarks/programs')).map((name) => `benchmarks/programs/${name}`),
