@@ -3,11 +3,13 @@
 // Strategy: a block is up to a few hundred rows by a few panels of 32 columns. k is cut into even pieces of at most kDepth, so
 // that a panel's piece stays in the nearest caches while all rows of the block pass over it; the panel that comes next is
 // fetched meanwhile. Partial sums are kept in f32 in `scratch` (second-level cache); the last piece of a tile is followed by
-// its epilogue, the only time that `out` is touched. A left operand that was brought into blocks (pack.cpp) is read as it is.
+// its epilogue, the only time that `out` is touched. A transposed left
+// operand is brought into blocks of the tile's rows, a piece at a time, in `scratch` too: the transpose is never written out.
 // Instruction sets without bfloat16 dot products convert the pieces of A and W to f32 on the way and use the f32 tile. The cut
 // of k depends on nothing but k, so the order of every sum is fixed. Cost: 2·m·n·k flops; W is read once per row block, A once
 // per panel group, both from cache for the shapes of ViTs.
 #include "cpu/kernels/gemm_tile.h"
+#include "cpu/kernels/pack.h"
 
 namespace omni_id::cpu::OMNI_ID_ISA_NAMESPACE {
 
@@ -21,11 +23,15 @@ namespace {
 constexpr int64_t kDepth = 640;
 constexpr int64_t kLine = 64;  // bytes of a cache line
 
+// Rows of a transposed A that are brought into blocks together: some blocks of the tile, and whole vectors.
+constexpr int64_t kBlockGroup = 4 * kTileRows;
+static_assert(kBlockGroup % kWidth == 0, "a group of blocks is made of whole vectors");
+
 OMNI_ID_INLINE bool computes_in_bf16(const Gemm* g) { return kNativeBf16 && g->weight_type == kBf16; }
 
 // A must be converted when its type is not what the tile reads; an odd k in bf16 too, because the last pair would read past it.
 OMNI_ID_INLINE bool converts_a(const Gemm* g) {
-  if (g->a_packed) return false;
+  if (g->a_transposed) return false;
   if (computes_in_bf16(g)) return g->a_type != kBf16 || (g->k & 1);
   return g->a_type != kF32;
 }
@@ -44,7 +50,9 @@ Scratch lay_out(const Gemm* g, int64_t rows, int64_t panels, void* base) {
   s.sums = (float*)(start + at);
   at += aligned((size_t)(rows * panels * kPanelColumns) * sizeof(float));
   s.a = start + at;
-  if (converts_a(g)) at += aligned((size_t)rows * kDepth * (computes_in_bf16(g) ? 2 : 4));
+  if (converts_a(g) || g->a_transposed) {
+    at += aligned((size_t)(divide_up(rows, kBlockGroup) * kBlockGroup * kDepth) * (computes_in_bf16(g) ? 2 : 4));
+  }
   s.unpacked = (float*)(start + at);
   if (!kNativeBf16 && g->weight_type == kBf16) at += aligned(kDepth * kPanelColumns * sizeof(float));
   s.bytes = at;
@@ -73,6 +81,36 @@ void convert_a(const Gemm* g, int64_t begin, int64_t end, int64_t first, int64_t
       convert_to_bf16((const float*)g->a + from, depth, bf16);
     }
     if (depth & 1) bf16[depth] = 0;
+  }
+}
+
+// Rows [begin, end) of a transposed A, columns [first, first + depth), as blocks [rows / kTileRows][steps][kTileRows] of words,
+// zeros for rows past the last. Where the tile multiplies floats for bfloat16, they are rounded to it.
+template <typename T>
+void pack_transposed(const Gemm* g, int64_t begin, int64_t end, int64_t first, int64_t depth, T* to) {
+  constexpr bool kPairs = sizeof(T) == 2;
+  constexpr int64_t kPair = kPairs ? 2 : 1;
+  const bool round = !kPairs && g->weight_type == kBf16;
+  const int64_t steps = divide_up(depth, kPair);
+  for (int64_t group = begin; group < end; group += kBlockGroup) {
+    float* blocks = (float*)to + (group - begin) * steps;
+    for (int64_t step = 0; step < steps; ++step) {
+      const int64_t k = first + step * kPair;
+      float row[kBlockGroup];
+      for (int64_t i = 0; i < kBlockGroup; i += kWidth) {
+        Vector words =
+            words_across<kPairs>(g->a, g->a_type, k * g->a_stride + group + i, g->a_stride, k + 1 < g->k, end - group - i);
+        if (round) {
+          uint16_t rounded[kWidth];
+          store_bf16(rounded, words);
+          words = load_bf16(rounded);
+        }
+        store(row + i, words);
+      }
+      for (int64_t block = 0; block < kBlockGroup / kTileRows; ++block) {
+        __builtin_memcpy(blocks + (block * steps + step) * kTileRows, row + block * kTileRows, kTileRows * sizeof(float));
+      }
+    }
   }
 }
 
@@ -174,9 +212,7 @@ void multiply_piece(const Gemm* g, const Scratch* s, int64_t row_begin, int64_t 
   if (convert) convert_a(g, row_begin, row_end, first, depth, s->a);
   const T* a = convert ? (const T*)s->a : (const T*)g->a + row_begin * g->a_stride + first;
   const int64_t a_stride = convert ? (int64_t)kDepth : g->a_stride;
-  // Of a packed A: from one block of rows to the next, and from its beginning to this piece.
-  const int64_t block_elements = divide_up(g->k, kPerStep) * kPerStep * kTileRows;
-  const T* packed = (const T*)g->a + row_begin / kTileRows * block_elements + first * kTileRows;
+  if (g->a_transposed) pack_transposed<T>(g, row_begin, row_end, first, depth, (T*)s->a);
 
   for (int64_t p = panel_begin; p < panel_end; ++p) {
     const int64_t columns = smaller(kPanelColumns, g->n - p * kPanelColumns);
@@ -199,8 +235,8 @@ void multiply_piece(const Gemm* g, const Scratch* s, int64_t row_begin, int64_t 
       const int64_t tile_rows = smaller(kTileRows, rows - row);
       float* sums = s->sums + row * sums_stride + (p - panel_begin) * kPanelColumns;
       if (last_piece && g->residual) fetch_residual(g, row_begin + row, tile_rows, p * kPanelColumns, columns);
-      if (g->a_packed) {
-        const T* block = packed + row / kTileRows * block_elements;
+      if (g->a_transposed) {
+        const T* block = (const T*)s->a + row * steps * kPerStep;
         tile<T, true>(tile_rows, columns, block, kTileRows, panel, steps, sums, sums_stride, first > 0);
       } else {
         tile<T>(tile_rows, columns, a + row * a_stride, a_stride, panel, steps, sums, sums_stride, first > 0);

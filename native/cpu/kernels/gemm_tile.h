@@ -109,7 +109,7 @@ OMNI_ID_INLINE void tile_of_rows(int64_t rows, const T* a, int64_t a_stride, con
 
 // C[rows][columns] (+)= A · panel for rows ≤ kTileRows and columns ≤ 32; whole vectors of C are written, one or kTileVectors at
 // a time, at most to the 32nd column. T is float, or uint16_t for bfloat16 pairs (AVX512-BF16 and NEON-BF16, `k` in pairs).
-// A's rows lie a_stride apart; with kPacked, A is a block of pack_transposed, kTileRows elements (pairs) a step.
+// A's rows lie a_stride apart; with kPacked, A lies in one block, kTileRows elements (pairs) a step.
 template <typename T, bool kPacked = false>
 OMNI_ID_INLINE void tile(int64_t rows, int64_t columns, const T* a, int64_t a_stride, const T* panel, int64_t k, float* c,
                          int64_t c_stride, bool accumulate) {

@@ -23,15 +23,15 @@ enum Activation { kNoActivation = 0, kGelu = 1, kQuickGelu = 2 };
 // row(i) = i / out_group · (out_group + out_skip) + out_skip + i mod out_group; with out_group 0, row(i) = i.
 // The residual's row is row(i) mod residual_period (position embeddings repeat for every image), or row(i) with period 0.
 //
-// For gradients, `a` may be the transpose of what lies in memory, brought into blocks by pack_transposed (a_packed); the
-// product before its activation can be kept; and instead of an activation, the result can be multiplied by the derivative of
-// one: out[i, :] = (a[i, :] · Wᵀ) · activation'(derivative_at[i, :]) + residual[i, :]
+// For gradients, `a` may be the transpose of what lies in memory; the product before its activation can be kept; and instead of
+// an activation, the result can be multiplied by the derivative of one:
+// out[i, :] = (a[i, :] · Wᵀ) · activation'(derivative_at[i, :]) + residual[i, :]
 struct Gemm {
   int64_t m, n, k;  // k ≥ 1: the operators' shape rules refuse sums of nothing
   const void* a;
   int64_t a_stride;
   ElementType a_type;
-  bool a_packed;       // by pack_transposed with the weight's type; a_stride and a_type mean nothing then
+  bool a_transposed;   // a[row, k] is a[k · a_stride + row]
   const void* weight;  // packed panels
   ElementType weight_type;
   const float* bias;  // [n] or null
@@ -61,17 +61,6 @@ struct PackPanels {
   int64_t k, n;
   void* to;
   ElementType to_type;
-};
-
-// The transpose of a matrix [k, m] that lies in memory row by row, as the left operand of a product whose weight is of `type`:
-// blocks of the tile's rows, each step's elements (bfloat16: pairs of them) side by side; rows past the last are zeros.
-struct PackTransposed {
-  const void* from;
-  int64_t stride;
-  ElementType from_type;
-  int64_t m, k;
-  void* to;
-  ElementType type;
 };
 
 // One head of one sequence: out[i, :] = softmax(scale · q[i, :] · kᵀ) · v for i in [0, queries).
@@ -186,9 +175,6 @@ struct KernelTable {
   size_t (*gemm_scratch_bytes)(const Gemm*, int64_t rows, int64_t panels);
   void (*gemm_block)(const Gemm*, int64_t row_begin, int64_t row_end, int64_t panel_begin, int64_t panel_end, void* scratch);
   void (*pack_panels)(const PackPanels*, int64_t panel_begin, int64_t panel_end);
-  size_t (*packed_transposed_bytes)(const PackTransposed*);
-  int64_t (*packed_rows_per_group)();  // what pack_transposed's groups hold
-  void (*pack_transposed)(const PackTransposed*, int64_t group_begin, int64_t group_end);
   size_t (*attention_scratch_bytes)(const Attention*);
   void (*attention)(const Attention*, void* scratch);
   size_t (*attention_gradient_scratch_bytes)(const AttentionGradient*);

@@ -9,9 +9,6 @@ namespace omni_id::cpu::OMNI_ID_ISA_NAMESPACE {
 size_t gemm_scratch_bytes(const Gemm*, int64_t rows, int64_t panels);
 void gemm_block(const Gemm*, int64_t row_begin, int64_t row_end, int64_t panel_begin, int64_t panel_end, void* scratch);
 void pack_panels(const PackPanels*, int64_t panel_begin, int64_t panel_end);
-size_t packed_transposed_bytes(const PackTransposed*);
-int64_t packed_rows_per_group();
-void pack_transposed(const PackTransposed*, int64_t group_begin, int64_t group_end);
 size_t attention_scratch_bytes(const Attention*);
 void attention(const Attention*, void* scratch);
 size_t attention_gradient_scratch_bytes(const AttentionGradient*);
@@ -41,9 +38,6 @@ const KernelTable& kernels() {
       gemm_scratch_bytes,
       gemm_block,
       pack_panels,
-      packed_transposed_bytes,
-      packed_rows_per_group,
-      pack_transposed,
       attention_scratch_bytes,
       attention,
       attention_gradient_scratch_bytes,

@@ -80,50 +80,39 @@ class LinearInputGradient final : public Kernel {
 
 class LinearWeightGradient final : public Kernel {
  public:
-  LinearWeightGradient(const Arguments& a, CpuDevice& device) : device_(device), rows_{}, x_{}, gemm_{} {
-    const ElementType type = element(product_type(a, a[1]));
-    rows_.m = a[0].columns();
-    rows_.k = x_.k = a[0].shape[0];
-    rows_.from_type = element(a[0].dtype);
-    x_.n = a[1].columns();
+  LinearWeightGradient(const Arguments& a, CpuDevice& device) : device_(device), x_{}, gemm_{} {
+    gemm_.m = a[0].columns();
+    gemm_.k = x_.k = a[0].shape[0];
+    gemm_.n = x_.n = a[1].columns();
+    gemm_.a_type = element(a[0].dtype);
+    gemm_.a_transposed = true;
+    gemm_.weight_type = x_.to_type = element(product_type(a, a[1]));
+    gemm_.out_type = kF32;
     x_.from_type = element(a[1].dtype);
     x_.activation = activation_of(a.text("activation"));
-    rows_.type = x_.to_type = gemm_.weight_type = type;
-    gemm_.m = rows_.m;
-    gemm_.k = rows_.k;
-    gemm_.n = x_.n;
-    gemm_.a_packed = true;
-    gemm_.out_type = kF32;
   }
 
-  size_t workspace_bytes() const override {
-    return aligned_bytes(packed_bytes(x_)) + aligned_bytes(device_.kernels().packed_transposed_bytes(&rows_));
-  }
+  size_t workspace_bytes() const override { return packed_bytes(x_); }
 
   void run(const KernelCall& call) override {
-    const TensorView &dy = call.inputs[0], &x = call.inputs[1], &out = call.outputs[0];
-    Gemm gemm = gemm_;
-    gemm.residual = call.inputs[2].as<const float>();
-    gemm.out = out.data;
-    gemm.residual_stride = gemm.out_stride = gemm_.n;
+    const TensorView &d = call.inputs[0], &x = call.inputs[1];
     PackPanels panels = x_;
     panels.from = x.data;
     panels.stride = x.row_stride;
     panels.to = call.workspace;
-    PackTransposed rows = rows_;
-    rows.from = dy.data;
-    rows.stride = dy.row_stride;
-    rows.to = call.workspace + aligned_bytes(packed_bytes(x_));
-    gemm.a = rows.to;
-    gemm.weight = panels.to;
     pack(device_, panels);
-    pack(device_, rows);
+    Gemm gemm = gemm_;
+    gemm.a = d.data;
+    gemm.a_stride = d.row_stride;
+    gemm.weight = panels.to;
+    gemm.residual = call.inputs[2].as<const float>();
+    gemm.out = call.outputs[0].data;
+    gemm.residual_stride = gemm.out_stride = gemm_.n;
     matrix_product(device_, gemm);
   }
 
  private:
   CpuDevice& device_;
-  PackTransposed rows_;
   PackPanels x_;
   Gemm gemm_;
 };

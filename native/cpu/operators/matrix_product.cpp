@@ -10,7 +10,8 @@ namespace {
 
 constexpr int64_t kRowsPerBlock = 264;  // an image of ViT-H (257 tokens) is one block
 constexpr int64_t kPanelsPerBlock = 4;
-constexpr int64_t kRowGranule = 12;  // every instruction set's tile height divides it
+constexpr int64_t kTransposedRows = 96, kTransposedPanels = 12;  // partial sums of 144 KiB
+constexpr int64_t kRowGranule = 12;                              // every instruction set's tile height divides it
 constexpr int64_t kLeastRows = 48;
 constexpr int64_t kBlocksPerWorker = 16;
 
@@ -22,8 +23,8 @@ void matrix_product(CpuDevice& device, const Gemm& gemm) {
   if (gemm.m == 0 || gemm.n == 0) return;
   const int64_t panels = divide_up(gemm.n, kPanelColumns);
   const auto even_rows = [&](int64_t blocks) { return divide_up(divide_up(gemm.m, blocks), kRowGranule) * kRowGranule; };
-  int64_t rows_per_block = even_rows(divide_up(gemm.m, kRowsPerBlock));
-  int64_t panels_per_block = std::min(panels, kPanelsPerBlock);
+  int64_t rows_per_block = even_rows(divide_up(gemm.m, gemm.a_transposed ? kTransposedRows : kRowsPerBlock));
+  int64_t panels_per_block = std::min(panels, gemm.a_transposed ? kTransposedPanels : kPanelsPerBlock);
   const auto blocks = [&] { return divide_up(gemm.m, rows_per_block) * divide_up(panels, panels_per_block); };
   const int64_t wanted = device.threads() > 1 ? kBlocksPerWorker * device.threads() : 1;
   while (blocks() < wanted && panels_per_block > 1) panels_per_block = divide_up(panels_per_block, 2);
@@ -48,11 +49,6 @@ size_t packed_bytes(const PackPanels& panels) {
 void pack(CpuDevice& device, const PackPanels& panels) {
   device.pool().parallel_for(divide_up(panels.n, kPanelColumns),
                              [&](int64_t panel, int) { device.kernels().pack_panels(&panels, panel, panel + 1); });
-}
-
-void pack(CpuDevice& device, const PackTransposed& rows) {
-  device.pool().parallel_for(divide_up(rows.m, device.kernels().packed_rows_per_group()),
-                             [&](int64_t group, int) { device.kernels().pack_transposed(&rows, group, group + 1); });
 }
 
 Multiplier::Multiplier(const Arguments& a, size_t input, bool transposed) : packed_(a.is_packed(input)), panels_{} {

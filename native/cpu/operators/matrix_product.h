@@ -13,7 +13,8 @@ inline ElementType element(DType dtype) { return dtype == DType::bf16 ? kBf16 : 
 // Strategy: the output is cut into blocks of at most kRowsPerBlock × kPanelsPerBlock panels, so that a worker's partial sums
 // (264 × 128 floats, 132 KiB), its rows of A and its panels' current pieces stay in the second-level cache. All row blocks of a
 // group of panels follow each other: the group's weights, the larger operand, are read from memory once. Small products are
-// cut finer until every worker has several blocks. Where a cut lies never changes an element's sum.
+// cut finer until every worker has several blocks. Where a cut lies never changes an element's sum. A transposed left operand
+// is brought into blocks anew for every group of panels: then a block has few rows and many panels.
 void matrix_product(CpuDevice& device, const Gemm& gemm);
 
 // Memory in an operator's workspace: kernels want it aligned to cache lines.
@@ -22,7 +23,6 @@ inline size_t aligned_bytes(size_t bytes) { return (bytes + 63) / 64 * 64; }
 size_t packed_bytes(const PackPanels& panels);
 // By the workers, into `to`, which holds packed_bytes.
 void pack(CpuDevice& device, const PackPanels& panels);
-void pack(CpuDevice& device, const PackTransposed& rows);
 
 // A matrix that an operator multiplies by: a packed weight as it is, anything else packed into the workspace before the
 // product.
