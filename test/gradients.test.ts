@@ -112,4 +112,19 @@ for (const op of native().operators()) {
   });
 }
 
+test('what is known of a gradient is added to: two seeds on one value, a value used twice, and sums from before', () => {
+  const graph = new Graph(training);
+  const x = graph.input('x', 'f32', [1, 3]);
+  const [y] = graph.apply('add', [x, x]);
+  if (!y) throw new Error('no result');
+  const seeds = ['a', 'b'].map((name) => ({ value: y, gradient: graph.input(name, 'f32', [1, 3]) }));
+  const before = graph.input('before', 'f32', [1, 3]);
+  const [gradient] = backward(graph, seeds, [x], new Map([[x.index, before]]));
+  graph.output('gradient', need(gradient));
+  const values = (scale: number): Float64Array => Float64Array.of(scale, 2 * scale, 3 * scale);
+  const inputs = { x: values(1), a: values(10), b: values(100), before: values(1000) };
+  const { gradient: found } = native().evaluateReference(graph.toNative(), inputs);
+  assert.equal([...need(found)], [1220, 2440, 3660]);
+});
+
 test.run();

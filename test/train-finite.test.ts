@@ -95,7 +95,7 @@ test('a learning rate that throws everything away', async () => {
   // Parameters that overflow themselves are not saved.
   const other = newRun();
   await assertRejects(
-    () => run([...settings, 'optimizer.learningRate=1e39'], { folder: other }),
+    () => run([...settings, 'optimizer.learningRate=1e38'], { folder: other }),
     'ERR_NOT_FINITE',
     'after step 1: no checkpoint is written of it',
   );

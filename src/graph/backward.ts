@@ -22,7 +22,7 @@ export function backward(
   sums: ReadonlyMap<number, Value> = new Map(),
 ): (Value | undefined)[] {
   const way = new Backward(graph, by, sums);
-  for (const { value, gradient } of seeds) way.addTo(value, () => gradient);
+  for (const { value, gradient } of seeds) way.addTo(value, (sum) => (sum ? add(sum, gradient) : gradient));
   way.run();
   return by.map((value) => (way.reached.has(value.index) ? way.total(value) : undefined));
 }

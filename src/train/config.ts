@@ -96,11 +96,14 @@ function* conflicts(config: TrainingConfig): Generator<string> {
   yield* multiple('encoder.vision.hiddenSize', vision.hiddenSize, 'its numAttentionHeads', vision.numAttentionHeads);
   yield* multiple('encoder.vision.imageSize', vision.imageSize, 'its patchSize', vision.patchSize);
   yield* multiple('encoder.width', encoder.width, 'its heads', encoder.heads);
+  if (encoder.crossBlocks === 0) yield 'encoder.crossBlocks is 0, expected at least 1: without one, no photo reaches ℓ';
   if (encoder.imageProcessor.cropSize !== vision.imageSize)
     yield `encoder.imageProcessor.cropSize is ${encoder.imageProcessor.cropSize}, expected the tower's imageSize, ${vision.imageSize}`;
   for (const [i, decoder] of decoders.entries()) {
     const name = `decoders.${i}`;
     yield* multiple(`${name}.width`, decoder.width, 'its heads', decoder.heads);
+    // Without one, ℓ reaches no prediction.
+    if (decoder.crossBlocks === 0) yield `${name}.crossBlocks is 0, expected at least 1`;
     const misfit = [...multiple(`${name}.imageSize`, decoder.imageSize, 'its patchSize', decoder.patchSize)];
     yield* misfit;
     const { all, visible } = patchesOf(decoder);

@@ -159,9 +159,9 @@ const sampling = strict({
 /** AdamW (Loshchilov and Hutter 2019). Rates are ours: the paper names none. */
 const optimizer = strict({
   /** Of new layers: the encoder's head and the decoders. */
-  learningRate: positive.default(3e-4),
+  learningRate: positive.max(1e38).default(3e-4),
   /** Of the vision tower. Default: the same. */
-  backboneLearningRate: positive.optional(),
+  backboneLearningRate: positive.max(1e38).optional(),
   betas: z.tuple([share.lt(1), share.lt(1)]).default([0.9, 0.95]),
   epsilon: positive.default(1e-8),
   /** Decoupled; none on vectors and on what `noDecay` matches. */

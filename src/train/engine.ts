@@ -1,4 +1,5 @@
 import type { NativeTensor } from '../bindings.js';
+import { NumericError } from '../errors.js';
 import type { Graph, WeightUse } from '../graph/graph.js';
 import { translated, type Place, type Session } from '../graph/session.js';
 import { ParameterLayout, TrainingState, type Slot } from './parameters.js';
@@ -149,7 +150,8 @@ export class TrainingEngine {
       const { settings } = options;
       if (!settings) throw new Error('a step that updates needs settings');
       const { betas, clipGradNorm } = this.options;
-      this.#settings.write(
+      // Numbers that f32 cannot hold are not written: the step would run with what lies in the memory.
+      const bad = this.#settings.write(
         Float32Array.of(
           settings.learningRate,
           1 - betas[0] ** settings.step,
@@ -159,6 +161,8 @@ export class TrainingEngine {
         ),
         0,
       );
+      if (bad >= 0)
+        throw new NumericError(`the optimizer's settings are beyond f32: ${JSON.stringify(settings)}`);
       add('optimizer settings', this.#settings);
       add('optimizer gradients', gradients);
       add('norm', this.#norm);

@@ -122,6 +122,7 @@ async function open(
     updates: 0,
     skipped: 0,
     heldOutLoss: undefined,
+    heldOutStep: undefined,
     savedStep: undefined,
   };
   if (stored) progress = await restoreRun(stored, engine, weights);

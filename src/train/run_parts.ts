@@ -87,7 +87,12 @@ export function openEngine(config: TrainingConfig, decoders: readonly MaskedDeco
         },
       },
     );
-    groups.check([...engine.layout.slots.map(({ name }) => name), ...engine.frozen.keys()]);
+    try {
+      groups.check([...engine.layout.slots.map(({ name }) => name), ...engine.frozen.keys()]);
+    } catch (error) {
+      engine.dispose();
+      throw error;
+    }
     return engine;
   } catch (error) {
     session.dispose();

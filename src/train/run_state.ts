@@ -16,6 +16,8 @@ export interface RunProgress {
   skipped: number;
   /** The last that was measured. */
   heldOutLoss: number | undefined;
+  /** The step that it was measured at: only that step's checkpoint can be the best one for it. */
+  heldOutStep: number | undefined;
   /** The step of the last checkpoint. */
   savedStep: number | undefined;
 }
@@ -41,7 +43,7 @@ export async function saveRun(
   config: TrainingConfig,
   engine: TrainingEngine,
   weights: readonly RunWeight[],
-  { step, updates, skipped, heldOutLoss }: RunProgress,
+  { step, updates, skipped, heldOutLoss, heldOutStep }: RunProgress,
 ): Promise<void> {
   const group = (vector: StateVector) =>
     engine.layout.slots.map((slot) => ({
@@ -60,7 +62,7 @@ export async function saveRun(
   const state: RunState = { config, updates, skipped };
   await checkpoints.save({
     step,
-    heldOutLoss,
+    heldOutLoss: heldOutStep === step ? heldOutLoss : undefined,
     state,
     tensors: {
       ...Object.fromEntries(engine.state.vectors.map((vector) => [vector, group(vector)])),
@@ -99,7 +101,7 @@ export async function restoreRun(
   }
   const { updates, skipped } = stored.state as RunState;
   const { step, heldOutLoss } = stored;
-  return { step, updates, skipped, heldOutLoss, savedStep: step };
+  return { step, updates, skipped, heldOutLoss, heldOutStep: step, savedStep: step };
 }
 
 /** Calls `take` with the pieces of a group's tensors, which must be those that are expected. */

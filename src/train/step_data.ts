@@ -56,10 +56,12 @@ export class StepTensors {
     if (inputs > this.sizes.inputs)
       throw new Error(`${inputs} inputs, at most ${this.sizes.inputs} were announced`);
     const to = { tensor: this.#pixels, size: vision.imageSize };
-    await Promise.all([
+    // All of them end before this does: nothing may still be written to tensors that are disposed of after an error.
+    const written = await Promise.allSettled([
       writePhotos(this.session, batch.inputs, size, to, imageProcessor),
       ...this.#decoders.map((decoder) => decoder.fill(batch, size)),
     ]);
+    for (const one of written) if (one.status === 'rejected') throw one.reason;
     const identities = this.sizes.identities / parts;
     const perIdentity = inputs * tokensPerImage(vision);
     return Array.from({ length: parts }, (_, part): MicroBatch => {

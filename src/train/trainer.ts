@@ -115,6 +115,7 @@ class Run {
       output.note(`${name}: finishing the step and saving; once more ends at once`);
     });
     const stopped = (): boolean => stop.received !== undefined || this.signal?.aborted === true;
+    await this.#tellMemory();
     output.start(progress.step);
     try {
       await this.#steps(loader, sides, stopped);
@@ -223,6 +224,23 @@ class Run {
     );
   }
 
+  /** What a step needs at most, before the first one. */
+  async #tellMemory(): Promise<void> {
+    const { config, engine, logs, console: output, progress } = this.parts;
+    const { identities, inputs, targets } = config.sampling;
+    const part = identities / config.accumulation;
+    const shape = { identities: part, photos: part * inputs[1], targets: part * targets };
+    const kind = { gradients: 'new', update: config.accumulation === 1, show: false } as const;
+    // Values, gradients, and what the optimizer keeps.
+    const parameterBytes = engine.layout.size * 4 * (engine.state.vectors.length + 1);
+    const activationBytes = await engine.arenaBytes(shape, kind);
+    logs.event(progress.step, 'memory', { parameterBytes, activationBytes });
+    const mb = (bytes: number): string => `${(bytes / 1e6).toFixed(0)} MB`;
+    output.note(
+      `memory: parameters with gradients and moments ${mb(parameterBytes)}, activations ${mb(activationBytes)}`,
+    );
+  }
+
   /** What happens after every so many steps. */
   async #regular(outcome: StepOutcome): Promise<void> {
     const { config, heldOut, logs, console: output, progress } = this.parts;
@@ -233,6 +251,7 @@ class Run {
     if (heldOut && log.evaluateEvery !== null && (due(log.evaluateEvery) || step === steps)) {
       const loss = await heldOut.loss();
       progress.heldOutLoss = loss;
+      progress.heldOutStep = step;
       logs.scalars(step, 'held_out', { loss });
       output.note(`step ${step}: held-out loss ${loss.toFixed(4)}`);
     }

@@ -107,7 +107,9 @@ class LinearWeightGradient final : public Kernel {
     gemm.weight = panels.to;
     gemm.residual = call.inputs[2].as<const float>();
     gemm.out = call.outputs[0].data;
-    gemm.residual_stride = gemm.out_stride = gemm_.n;
+    gemm.out_stride = call.outputs[0].row_stride;
+    // The sum has the weight's shape, which may have more dimensions: then it lies in one piece.
+    gemm.residual_stride = call.inputs[2].type.shape.size() == 2 ? call.inputs[2].row_stride : gemm_.n;
     matrix_product(device_, gemm);
   }
 

@@ -67,7 +67,8 @@ const void* Multiplier::ready(CpuDevice& device, const TensorView& matrix, std::
   if (packed_) return matrix.data;
   PackPanels panels = panels_;
   panels.from = matrix.data;
-  panels.stride = panels.transposed ? panels.k : panels.n;
+  // A matrix may be columns of another; of more dimensions it lies in one piece.
+  panels.stride = matrix.type.shape.size() == 2 ? matrix.row_stride : panels.transposed ? panels.k : panels.n;
   panels.to = workspace;
   pack(device, panels);
   return workspace;
