@@ -312,10 +312,15 @@ test('calls queue, stop on a signal, and end with the model', async () => {
     }),
   ]);
   assert.equal(one, two);
-  const pending = errorOf(() => model.losses(tokensOf(1), targets));
-  await new Promise(setImmediate);
-  model.dispose();
-  assert.is(((await pending) as NodeJS.ErrnoException).code, 'ERR_DISPOSED');
+  // Disposed of after the first of several batches.
+  const error = await errorOf(() =>
+    model.losses(tokensOf(1), targets, {
+      onProgress: () => {
+        model.dispose();
+      },
+    }),
+  );
+  assert.is((error as NodeJS.ErrnoException).code, 'ERR_DISPOSED');
   await assertRejects(() => model.losses(tokensOf(1), [[photo(1)]]), 'ERR_DISPOSED');
 });
 
