@@ -6,7 +6,6 @@ import type { ImageProcessorConfig } from '../io/image_processor.js';
 import { initialiseMtd } from '../models/initialise.js';
 import {
   maskedTransformerDecoder,
-  patchesPerTarget,
   type MaskedTransformerDecoderConfig,
 } from '../models/masked_transformer_decoder.js';
 import type { Scope } from '../nn/scope.js';
@@ -93,10 +92,6 @@ export class MaskedDecoder implements Decoder {
     signal: AbortSignal,
   ): Promise<void> {
     return initialiseMtd(session, this.config, expected, seed, signal);
-  }
-
-  get patches(): number {
-    return patchesPerTarget(this.config);
   }
 
   /**
