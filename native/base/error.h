@@ -24,5 +24,7 @@ inline constexpr const char* kDisposed = "ERR_DISPOSED";
 inline constexpr const char* kDeviceUnavailable = "ERR_DEVICE_UNAVAILABLE";
 inline constexpr const char* kOutOfMemory = "ERR_OUT_OF_MEMORY";
 inline constexpr const char* kAborted = "ERR_ABORTED";
+// A kernel that failed on a device, which a correct one does not.
+inline constexpr const char* kDevice = "ERR_DEVICE";
 
 }  // namespace omni_id

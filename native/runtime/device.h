@@ -66,6 +66,10 @@ class Device {
   // Runs body(i) for all i in [0, tasks) on the device's host threads.
   virtual void parallel_for(int64_t tasks, const std::function<void(int64_t)>& body) = 0;
 
+  // Waits for what runs have put into the device's queue, and throws what went wrong in it. Kernels of the CPU are done when
+  // they return.
+  virtual void synchronize() {}
+
   // The best of several rounds on all of the device's threads, `seconds` in all; 0 for what the device has no instructions for.
   virtual double measure_peak(Peak what, double seconds) = 0;
 

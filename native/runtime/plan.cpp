@@ -198,8 +198,10 @@ void Plan::run(const std::map<std::string, Binding>& bindings, const std::atomic
     call.workspace = arena + steps_[step].workspace;
     const Clock::time_point begin = step_seconds ? Clock::now() : Clock::time_point();
     steps_[step].kernel->run(call);
+    if (step_seconds) device_->synchronize();
     if (step_seconds) (*step_seconds)[step] += std::chrono::duration<double>(Clock::now() - begin).count();
   }
+  device_->synchronize();
 }
 
 std::vector<StepDescription> Plan::steps() const {

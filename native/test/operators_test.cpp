@@ -1,6 +1,7 @@
-// Every row of the operator table, on every instruction set of this machine, in f32 and bf16, against the row's reference in
-// double precision. A row without cases fails. Every element may be off by what its reference says (graph/rounding.h) and by
-// the rounding of the output; bf16 inputs are rounded before both computations.
+// Every row of the operator table, on every instruction set of this machine (and, compiled with OMNI_ID_TEST_CUDA, on a CUDA
+// device, emulated or real), in f32 and bf16, against the row's reference in double precision. A row without cases fails. Every
+// element may be off by what its reference says (graph/rounding.h) and by the rounding of the output; bf16 inputs are rounded
+// before both computations.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -10,8 +11,13 @@
 
 #include "base/error.h"
 #include "base/float_formats.h"
+#ifdef OMNI_ID_TEST_CUDA
+#include "cuda/device.h"
+#include "cuda/operators/operators.h"
+#else
 #include "cpu/device.h"
 #include "cpu/isa.h"
+#endif
 #include "graph/rounding.h"
 #include "runtime/plan.h"
 #include "test/check.h"
@@ -20,6 +26,9 @@ using namespace omni_id;
 using test::check;
 
 namespace {
+
+// The row that the command line names; all without.
+std::string only;
 
 // One output of a case.
 struct Result {
@@ -32,7 +41,9 @@ double rounded(double value, DType dtype) {
   return dtype == DType::bf16 ? float_from_bf16(bf16_from_float(f)) : f;
 }
 
-void write_values(std::byte* to, DType dtype, const std::vector<double>& values) {
+std::vector<std::byte> bytes_of(DType dtype, const std::vector<double>& values) {
+  std::vector<std::byte> bytes(values.size() * size_of(dtype));
+  std::byte* to = bytes.data();
   for (const double value : values) {
     const float f = static_cast<float>(value);
     const int32_t integer = dtype == DType::i32 ? static_cast<int32_t>(value) : 0;
@@ -43,6 +54,7 @@ void write_values(std::byte* to, DType dtype, const std::vector<double>& values)
     std::memcpy(to, from, size_of(dtype));
     to += size_of(dtype);
   }
+  return bytes;
 }
 
 // What a run wrote, beside what it should have written and how far it may be off.
@@ -90,7 +102,7 @@ bool takes_bf16(const OperatorRow& row, const InputRule& rule) {
 // Runs one case as a plan of a single node; a result for each output. `narrow`: activations and matrices in bf16 wherever the
 // operator takes them. `packed`: matrices are weights, which the device packs, and not inputs like any other.
 std::vector<Result> run_case(const OperatorRow& row, const OperatorCase& one, bool narrow, bool packed,
-                             const std::shared_ptr<CpuDevice>& device) {
+                             const std::shared_ptr<Device>& device) {
   std::mt19937 random(static_cast<uint32_t>(one.inputs[0].empty() ? 1 : one.inputs[0].back() * 7919 + one.inputs.size()));
   std::normal_distribution<double> normal;
   Graph graph;
@@ -140,7 +152,8 @@ std::vector<Result> run_case(const OperatorRow& row, const OperatorCase& one, bo
     } else {
       value.name = name;
       bindings[name] = {device->allocate(std::max<size_t>(1, value.type.bytes())), 0};
-      write_values(bindings[name].buffer->data(), dtype, references[i].values);
+      const std::vector<std::byte> bytes = bytes_of(dtype, references[i].values);
+      device->write(*bindings[name].buffer, 0, bytes.data(), bytes.size());
     }
     // The pixels of a patch embedding come in f32, and are rounded to the type of the weights that they are multiplied by.
     const bool to_bf16 =
@@ -161,7 +174,8 @@ std::vector<Result> run_case(const OperatorRow& row, const OperatorCase& one, bo
     value.kind = Value::Kind::result;
     value.type = type;
     bindings[name] = {device->allocate(std::max<size_t>(1, type.bytes())), 0};
-    std::memset(bindings[name].buffer->data(), 0xff, type.bytes());  // NaN: an element that is not written shows
+    const std::vector<std::byte> nan(type.bytes(), std::byte{0xff});  // an element that is not written shows
+    device->write(*bindings[name].buffer, 0, nan.data(), nan.size());
   }
   row.reference(arguments, references, outputs);
 
@@ -172,14 +186,17 @@ std::vector<Result> run_case(const OperatorRow& row, const OperatorCase& one, bo
   plan->run(bindings, cancelled);
   std::vector<Result> results;
   for (size_t i = 0; i < output_types.size(); ++i) {
-    results.push_back(compared(output_types[i], outputs[i], bindings["out" + std::to_string(i)].buffer->data()));
+    std::vector<std::byte> written(output_types[i].bytes());
+    device->read(*bindings["out" + std::to_string(i)].buffer, 0, written.data(), written.size());
+    results.push_back(compared(output_types[i], outputs[i], written.data()));
   }
   return results;
 }
 
-void test_against_reference(const std::string& isa) {
-  const auto device = std::make_shared<CpuDevice>(2, isa);
+void test_against_reference(const std::shared_ptr<Device>& device) {
+  const std::string isa = device->instruction_set();
   for (const OperatorRow* row : operator_table()) {
+    if (!only.empty() && only != row->name) continue;
     check(!row->cases.empty(), std::string(row->name) + " has cases");
     size_t ran = 0;
     const bool has_matrices = std::any_of(row->inputs.begin(), row->inputs.end(),
@@ -216,8 +233,8 @@ void test_against_reference(const std::string& isa) {
 }
 
 // Small whole numbers are exact in f32 and bf16 and so are their sums below 2^24: a product of them must be right to the bit.
-void test_exact_products(const std::string& isa) {
-  const auto device = std::make_shared<CpuDevice>(2, isa);
+void test_exact_products(const std::shared_ptr<Device>& device) {
+  const std::string isa = device->instruction_set();
   std::mt19937 random(7);
   std::uniform_int_distribution<int> small(-3, 3);
   for (const auto& [m, n, k] : {std::array<int64_t, 3>{1, 1, 1}, {5, 33, 2}, {12, 32, 256}, {13, 31, 257}, {241, 130, 515}}) {
@@ -245,13 +262,14 @@ void test_exact_products(const std::string& isa) {
                                               {"y", {device->allocate(static_cast<size_t>(m * n) * 4), 0}}};
       device->write(*bindings["x"].buffer, 0, x.data(), x.size() * 4);
       plan->run(bindings, cancelled);
-      const float* y = reinterpret_cast<const float*>(bindings["y"].buffer->data());
+      std::vector<float> y(static_cast<size_t>(m * n));
+      device->read(*bindings["y"].buffer, 0, y.data(), y.size() * 4);
       int64_t wrong = 0;
       for (int64_t i = 0; i < m; ++i) {
         for (int64_t j = 0; j < n; ++j) {
           float sum = 0.0f;
           for (int64_t l = 0; l < k; ++l) sum += x[static_cast<size_t>(i * k + l)] * w[static_cast<size_t>(j * k + l)];
-          wrong += y[i * n + j] != sum;
+          wrong += y[static_cast<size_t>(i * n + j)] != sum;
         }
       }
       check(wrong == 0, std::string("exact product on ") + isa + " " + name_of(dtype) + " " + to_string(Shape{m, n, k}) + ": " +
@@ -261,8 +279,7 @@ void test_exact_products(const std::string& isa) {
 }
 
 // Index inputs are checked before every run.
-void test_rejections() {
-  const auto device = std::make_shared<CpuDevice>(1, "portable");
+void test_rejections(const std::shared_ptr<Device>& device) {
   const auto code = [&](OperatorRow row, const OperatorCase& bad) {
     // The reference would read out of bounds too, so only the plan's own check can be what answers.
     row.reference = [](const Arguments&, const std::vector<ReferenceTensor>&, std::vector<ReferenceTensor>&) {};
@@ -312,11 +329,23 @@ void test_rejections() {
 
 }  // namespace
 
-int main() {
-  for (const std::string& isa : available_isas()) {
-    test_against_reference(isa);
-    test_exact_products(isa);
+// With an argument, only the row of that name.
+int main(int count, char** arguments) {
+  if (count > 1) only = arguments[1];
+#ifdef OMNI_ID_TEST_CUDA
+  const std::vector<std::shared_ptr<Device>> devices = {open_cuda_device(0)};
+  for (const OperatorRow* row : operator_table()) {
+    if (only.empty() || only == row->name)
+      check(cuda::kernel_for(*row) != nullptr, std::string(row->name) + " has a CUDA twin");
   }
-  test_rejections();
+#else
+  std::vector<std::shared_ptr<Device>> devices;
+  for (const std::string& isa : available_isas()) devices.push_back(std::make_shared<CpuDevice>(2, isa));
+#endif
+  for (const auto& device : devices) {
+    test_against_reference(device);
+    if (only.empty() || only == "linear") test_exact_products(device);
+  }
+  if (only.empty()) test_rejections(devices.back());
   return test::finish();
 }

@@ -138,6 +138,16 @@ std::map<std::string, PackedWeight> WeightStore::packed_weights() const {
   return packed_;
 }
 
+PackedWeight WeightStore::on_device(const std::string& key, const std::function<PackedWeight()>& make) {
+  {
+    std::lock_guard lock(mutex_);
+    if (const auto found = on_device_.find(key); found != on_device_.end()) return found->second;
+  }
+  PackedWeight weight = make();
+  std::lock_guard lock(mutex_);
+  return on_device_.try_emplace(key, std::move(weight)).first->second;
+}
+
 size_t WeightStore::owned_bytes() const {
   std::lock_guard lock(mutex_);
   return owned_bytes_;

@@ -52,6 +52,8 @@ class WeightStore {
   PackedWeight packed(const std::string& key, size_t bytes, const std::function<void(std::byte*)>& fill);
   void set_packed(const std::string& key, PackedWeight weight);
   std::map<std::string, PackedWeight> packed_weights() const;
+  // The weight `key` in a device's own memory, made on first use and kept as long as the store: never part of a packed cache.
+  PackedWeight on_device(const std::string& key, const std::function<PackedWeight()>& make);
 
   // Memory held outside of mapped files, in bytes.
   size_t owned_bytes() const;
@@ -59,7 +61,7 @@ class WeightStore {
  private:
   mutable std::mutex mutex_;
   std::map<std::string, WeightTensor> tensors_;
-  std::map<std::string, PackedWeight> packed_;
+  std::map<std::string, PackedWeight> packed_, on_device_;
   size_t owned_bytes_ = 0;
 };
 

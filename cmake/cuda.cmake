@@ -1,0 +1,36 @@
+# Target omni_id_cuda: the CUDA backend, or what stands for it where there is none.
+if(NOT OMNI_ID_CUDA MATCHES "^(ON|OFF|AUTO)$")
+  message(FATAL_ERROR "OMNI_ID_CUDA is ${OMNI_ID_CUDA}, expected ON, OFF or AUTO")
+endif()
+set(with_cuda OFF)
+if(NOT OMNI_ID_CUDA STREQUAL "OFF" AND NOT OMNI_ID_SANITIZE)
+  include(CheckLanguage)
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER)
+    set(with_cuda ON)
+  elseif(OMNI_ID_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "OMNI_ID_CUDA is ON, but CMake finds no nvcc: put it into PATH or set CMAKE_CUDA_COMPILER")
+  endif()
+endif()
+
+if(with_cuda)
+  # Before the language is enabled, which would choose for itself. One architecture runs on all newer ones too, through its PTX;
+  # the packaging script asks for all of them.
+  if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+    set(CMAKE_CUDA_ARCHITECTURES 80)
+  endif()
+  enable_language(CUDA)
+  # CMake 3.25 does not know yet that nvcc takes C++20.
+  if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
+    set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
+    set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
+  endif()
+  add_library(omni_id_cuda STATIC ${cuda_host_sources} native/cuda/runtime.cpp ${cuda_sources})
+  set_target_properties(omni_id_cuda PROPERTIES CUDA_RUNTIME_LIBRARY Static CUDA_STANDARD 20)
+  target_include_directories(omni_id_cuda PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
+  target_compile_options(omni_id_cuda PRIVATE
+                         "$<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;--resource-usage;-Xptxas=-warn-spills>")
+else()
+  add_library(omni_id_cuda STATIC native/cuda/absent.cpp)
+endif()
+target_link_libraries(omni_id_cuda PUBLIC omni_id_engine)

@@ -1,0 +1,79 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "cpu/kernels/kernels.h"
+#include "cuda/runtime.h"
+#include "runtime/device.h"
+
+namespace omni_id {
+
+// A graphics processor: one stream for its runs, one for the preparation of photos beside them, page-locked staging for what
+// comes from the host and goes back. What is read element by element lies there as it does on the CPU; matrices keep their
+// rows, too: the kernels read both operands of a product by rows.
+class CudaDevice final : public Device {
+ public:
+  // Throws ERR_DEVICE_UNAVAILABLE when there is no device of this number.
+  explicit CudaDevice(int index);
+  ~CudaDevice() override;
+
+  const char* kind() const override { return "cuda"; }
+  std::string instruction_set() const override;
+  int threads() const override { return 1; }
+  std::shared_ptr<Buffer> allocate(size_t bytes) override;
+  void write(Buffer& buffer, size_t offset, const void* from, size_t bytes) override;
+  void read(Buffer& buffer, size_t offset, void* to, size_t bytes) override;
+  void preprocess(const RgbImage& image, const ClipPreprocess& settings, Buffer& to, size_t first_element) override;
+  std::byte* arena(size_t bytes) override;
+  PackedWeight prepare(WeightStore& weights, const std::vector<std::string>& names, const TensorType& type,
+                       InputRole role) override;
+  std::unique_ptr<Kernel> bind(const OperatorRow& row, const Arguments& arguments) override;
+  void parallel_for(int64_t tasks, const std::function<void(int64_t)>& body) override;
+  void synchronize() override;
+  double measure_peak(Peak what, double seconds) override;
+  DeviceMemory memory() const override;
+
+  const cuda::DeviceProperties& properties() const { return properties_; }
+  const cuda::Stream& stream() const { return stream_; }
+  // A word that kernels set when what they were given at run time does not fit, such as offsets that fall; looked at by
+  // synchronize, which throws ERR_INVALID_ARGUMENT with the text of the bit.
+  int* complaints() { return reinterpret_cast<int*>(complaints_->data()); }
+  // A bit of the word, for this text.
+  int complaint(const std::string& text);
+
+ private:
+  struct Accounting;
+
+  int index_;
+  cuda::DeviceProperties properties_;
+  cuda::Stream stream_, side_stream_;
+  std::shared_ptr<Accounting> accounting_;
+  std::shared_ptr<Buffer> arena_, complaints_;
+  std::vector<std::string> complaint_texts_;
+};
+
+// The process's device of this number, shared by everything that asks for it.
+std::shared_ptr<Device> open_cuda_device(int index);
+
+namespace cuda {
+
+// An operator's kernels, bound to one set of types.
+class CudaKernel : public Kernel {
+ public:
+  CudaKernel(const OperatorRow& row, CudaDevice& device) : row_(row), device_(device) {}
+  // Puts the work into the device's stream and returns.
+  void run(const KernelCall& call) final;
+
+ protected:
+  virtual void enqueue(const KernelCall& call, const Stream& stream) = 0;
+  CudaDevice& device() const { return device_; }
+
+ private:
+  const OperatorRow& row_;
+  CudaDevice& device_;
+};
+
+}  // namespace cuda
+
+}  // namespace omni_id

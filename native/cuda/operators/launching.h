@@ -1,0 +1,45 @@
+#pragma once
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "cuda/operators/activations.cuh"
+#include "cuda/operators/operators.h"
+
+// What the host side of the operators shares: from types and attributes known at run time to instances of kernels.
+namespace omni_id::cuda {
+
+inline int64_t divided_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Blocks along one dimension of a grid.
+inline unsigned blocks_for(int64_t items, int64_t per_block) { return static_cast<unsigned>(divided_up(items, per_block)); }
+
+// body(float{}) or body(bf16{}).
+template <typename Body>
+void with_type(DType dtype, Body&& body) {
+  if (dtype == DType::bf16) {
+    body(bf16{});
+  } else {
+    body(float{});
+  }
+}
+
+template <Activation activation>
+struct ActivationConstant {
+  static constexpr Activation value = activation;
+};
+
+// body(ActivationConstant<…>{}).
+template <typename Body>
+void with_activation(const std::string& name, Body&& body) {
+  if (name == "gelu") {
+    body(ActivationConstant<Activation::gelu>{});
+  } else if (name == "quick_gelu") {
+    body(ActivationConstant<Activation::quick_gelu>{});
+  } else {
+    body(ActivationConstant<Activation::none>{});
+  }
+}
+
+}  // namespace omni_id::cuda

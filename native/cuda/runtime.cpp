@@ -1,0 +1,152 @@
+// The CUDA runtime, linked statically.
+#include "cuda/runtime.h"
+
+#include <cuda_runtime.h>
+
+#include "base/error.h"
+#include "cuda/errors.h"
+
+namespace omni_id::cuda {
+
+namespace {
+
+cudaStream_t handle_of(const Stream& stream) { return static_cast<cudaStream_t>(stream.handle()); }
+
+std::string version_text(int version) { return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10); }
+
+}  // namespace
+
+void check(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return;
+  const std::string text = std::string(what) + ": " + cudaGetErrorString(error) + " (" + cudaGetErrorName(error) + ")";
+  cudaGetLastError();  // an error that is not sticky is over with this
+  if (error == cudaErrorMemoryAllocation) throw EngineError(kOutOfMemory, text);
+  throw EngineError(kDevice, text);
+}
+
+Devices find_devices() {
+  constexpr int kLeastCapability = 80;  // bf16 on tensor cores, cp.async
+  Devices devices;
+  int driver = 0, runtime = 0, count = 0;
+  cudaDriverGetVersion(&driver);
+  cudaRuntimeGetVersion(&runtime);
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error == cudaErrorInsufficientDriver || driver == 0) {
+    cudaGetLastError();
+    devices.reason = driver == 0 ? "there is no NVIDIA driver"
+                                 : "the NVIDIA driver supports CUDA " + version_text(driver) + ", CUDA " +
+                                       version_text(runtime) + " is needed";
+    return devices;
+  }
+  if (error != cudaSuccess) {
+    cudaGetLastError();
+    devices.reason = error == cudaErrorNoDevice ? "the NVIDIA driver finds no device" : cudaGetErrorString(error);
+    return devices;
+  }
+  for (int i = 0; i < count; ++i) {
+    cudaDeviceProp properties;
+    check(cudaGetDeviceProperties(&properties, i), "properties of a device");
+    const int capability = properties.major * 10 + properties.minor;
+    if (capability < kLeastCapability) {
+      devices.reason = std::string(properties.name) + " has compute capability " + std::to_string(properties.major) + "." +
+                       std::to_string(properties.minor) + ", 8.0 or newer is needed";
+      break;  // numbers stay the runtime's own
+    }
+    devices.found.push_back({properties.name, capability, properties.multiProcessorCount, properties.totalGlobalMem,
+                             properties.sharedMemPerBlockOptin});
+  }
+  return devices;
+}
+
+bool emulated() { return false; }
+
+Stream::Stream(int device) : device_(device) {
+  check(cudaSetDevice(device), "device");
+  cudaStream_t stream;
+  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream");
+  handle_ = stream;
+}
+
+Stream::~Stream() { cudaStreamDestroy(handle_of(*this)); }
+
+void Stream::synchronize() const { check(cudaStreamSynchronize(handle_of(*this)), "kernels"); }
+
+void Stream::wait_for(const Stream& other) const {
+  cudaEvent_t event;
+  check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "event");
+  const cudaError_t recorded = cudaEventRecord(event, handle_of(other));
+  const cudaError_t waited = recorded == cudaSuccess ? cudaStreamWaitEvent(handle_of(*this), event, 0) : recorded;
+  cudaEventDestroy(event);  // takes effect when the event is over
+  check(waited, "event");
+}
+
+std::byte* allocate(int device, size_t bytes) {
+  check(cudaSetDevice(device), "device");
+  void* memory = nullptr;
+  if (cudaMalloc(&memory, bytes > 0 ? bytes : 1) != cudaSuccess) {
+    cudaGetLastError();
+    throw EngineError(kOutOfMemory,
+                      "no " + std::to_string(bytes) + " bytes of memory on CUDA device " + std::to_string(device));
+  }
+  return static_cast<std::byte*>(memory);
+}
+
+void release(int device, std::byte* memory) noexcept {
+  cudaSetDevice(device);
+  cudaFree(memory);
+}
+
+std::byte* allocate_pinned(size_t bytes) {
+  void* memory = nullptr;
+  if (cudaMallocHost(&memory, bytes) != cudaSuccess) {
+    cudaGetLastError();
+    throw EngineError(kOutOfMemory, "no " + std::to_string(bytes) + " bytes of page-locked memory");
+  }
+  return static_cast<std::byte*>(memory);
+}
+
+void release_pinned(std::byte* memory) noexcept { cudaFreeHost(memory); }
+
+void copy_to_device(const Stream& stream, std::byte* to, const void* from, size_t bytes) {
+  if (bytes > 0) check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, handle_of(stream)), "copy to the device");
+}
+
+void copy_to_host(const Stream& stream, void* to, const std::byte* from, size_t bytes) {
+  if (bytes > 0) check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, handle_of(stream)), "copy to the host");
+}
+
+void copy_on_device(const Stream& stream, std::byte* to, const std::byte* from, size_t bytes) {
+  if (bytes > 0) check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, handle_of(stream)), "copy on the device");
+}
+
+void fill_zeros(const Stream& stream, std::byte* to, size_t bytes) {
+  if (bytes > 0) check(cudaMemsetAsync(to, 0, bytes, handle_of(stream)), "zeros");
+}
+
+Recording::Recording(const Stream& stream, const std::function<void()>& body) {
+  check(cudaStreamBeginCapture(handle_of(stream), cudaStreamCaptureModeThreadLocal), "recording");
+  cudaGraph_t graph = nullptr;
+  try {
+    body();
+  } catch (...) {
+    cudaStreamEndCapture(handle_of(stream), &graph);
+    if (graph) cudaGraphDestroy(graph);
+    throw;
+  }
+  check(cudaStreamEndCapture(handle_of(stream), &graph), "recording");
+  cudaGraphExec_t executable;
+  const cudaError_t error = cudaGraphInstantiate(&executable, graph, 0);
+  cudaGraphDestroy(graph);
+  check(error, "recording");
+  handle_ = executable;
+}
+
+Recording::~Recording() { cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(handle_)); }
+
+void Recording::launch(const Stream& stream) const {
+  check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(handle_), handle_of(stream)), "recorded work");
+}
+
+void declare_regions(const std::string&, std::vector<Region>) {}
+
+}  // namespace omni_id::cuda
