@@ -1,6 +1,7 @@
 import { RenderedDataset } from '../data/rendered_dataset.js';
 import { OmniIdEncoder } from '../models/omni_id_encoder.js';
 import type { TrainedPair } from '../models/trained_pair.js';
+import { choiceOf, type Choice } from './choice.js';
 import { readHeldOut } from './held_out.js';
 import { identityProbe, probedCoefficients, type EncoderProbe, type ProbeOptions } from './identity_probe.js';
 import { swappedTokens, type Swapped } from './pairs.js';
@@ -12,6 +13,11 @@ import type { Estimate } from './statistics.js';
 export interface EvaluationReport {
   readonly data: string;
   readonly people: number;
+  /** Whom these are. */
+  readonly names: readonly string[];
+  readonly chosenBy: Choice['by'];
+  /** Reasons to think that some of them were trained on. */
+  readonly cautions: readonly string[];
   /** People that were left out, because there are too few photos of them that can be read. */
   readonly tooFewPhotos: number;
   readonly unreadablePhotos: number;
@@ -63,7 +69,7 @@ type Stage = (name: string, total: number) => (more: number) => void;
  *   when aborted
  */
 export async function evaluate(
-  { encoder, decoder }: Pick<TrainedPair, 'encoder' | 'decoder'>,
+  { encoder, decoder, heldOut }: Pick<TrainedPair, 'encoder' | 'decoder'> & Partial<TrainedPair>,
   options: EvaluateOptions = {},
 ): Promise<EvaluationReport> {
   const settings = settingsOf(options, decoder.config.maskRatio);
@@ -80,8 +86,10 @@ export async function evaluate(
 
   const dataset =
     data.kind === 'stored' ? data.dataset : new RenderedDataset({ identities, views, firstSeed, crop });
+  const { by: chosenBy, identities: from, cautions } = choiceOf(heldOut, dataset, settings);
+  for (const caution of cautions) options.onCaution?.(caution);
   const { people, tooFewPhotos, unreadablePhotos } = await readHeldOut(dataset, {
-    identities, inputs: views - targets, targets, seed, inputSize: size, targetSize: decoder.config.imageSize, signal,
+    identities, from, inputs: views - targets, targets, seed, inputSize: size, targetSize: decoder.config.imageSize, signal,
     onPerson: (done, total) => onProgress?.({ stage: 'reading people', done, total }),
   }); // prettier-ignore
 
@@ -131,6 +139,9 @@ export async function evaluate(
   return {
     data: dataset.name,
     people: people.length,
+    names: people.map(({ name }) => name),
+    chosenBy,
+    cautions,
     tooFewPhotos,
     unreadablePhotos,
     inputs,

@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import { ConfigError, FileError } from '../errors.js';
 import { isFile } from '../io/files.js';
+import { readHeldOutRecord, type HeldOutRecord } from '../io/held_out_record.js';
 import { checkFolder } from '../options.js';
 import type { LoadOptions } from './model.js';
 import { MaskedTransformerDecoder } from './mtd.js';
@@ -13,6 +14,8 @@ export const mtdFolder = 'mtd';
 export interface TrainedPair extends AsyncDisposable {
   readonly encoder: OmniIdEncoder;
   readonly decoder: MaskedTransformerDecoder;
+  /** Who was kept out of training; undefined when the folder does not say. */
+  readonly heldOut: HeldOutRecord | undefined;
 }
 
 /**
@@ -28,12 +31,14 @@ export async function loadPair(folder: string, options: LoadOptions = {}): Promi
       `${folder} has no masked transformer decoder: expected ${join(path, 'config.json')}, as training writes it`,
     );
   }
+  const heldOut = await readHeldOutRecord(folder);
   const encoder = await OmniIdEncoder.load(folder, options);
   try {
     const decoder = await MaskedTransformerDecoder.load(path, options);
     const pair: TrainedPair = {
       encoder,
       decoder,
+      heldOut,
       async [Symbol.asyncDispose]() {
         await Promise.all([encoder[Symbol.asyncDispose](), decoder[Symbol.asyncDispose]()]);
       },

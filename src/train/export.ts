@@ -2,6 +2,7 @@ import { join } from 'node:path';
 import { writeFileAtomically } from '../io/atomic_file.js';
 import { omniIdConfigToJson } from '../io/config.js';
 import { makeFolder } from '../io/files.js';
+import { writeHeldOutRecord, type HeldOutRecord } from '../io/held_out_record.js';
 import { mtdConfigToJson } from '../io/mtd_config.js';
 import { writeSafetensors, type TensorSource } from '../io/safetensors_writer.js';
 import type { TrainingConfig } from './config.js';
@@ -11,7 +12,7 @@ import { decoderNormEps } from './run_parts.js';
 
 /**
  * Writes what a run has trained as a model folder: the encoder, which `OmniIdEncoder.load` opens, and each decoder in a folder of its name
- * inside. The weights are the moving average where the run keeps one. Each file is replaced as a whole or not at all.
+ * inside, and who was held out. The weights are the moving average where the run keeps one. Each file is replaced as a whole or not at all.
  * @throws {FileError} `ERR_FILE`
  */
 export async function exportModel(
@@ -19,8 +20,10 @@ export async function exportModel(
   config: TrainingConfig,
   engine: TrainingEngine,
   weights: readonly RunWeight[],
+  heldOut: HeldOutRecord,
 ): Promise<void> {
   await makeFolder(folder);
+  await writeHeldOutRecord(folder, heldOut);
   await writeModel(folder, 'encoder.', omniIdConfigToJson(config.encoder), engine, weights);
   const { mean: imageMean, std: imageStd } = config.encoder.imageProcessor;
   for (const [i, decoder] of engine.model.decoders.entries()) {

@@ -1,8 +1,14 @@
 import { join } from 'node:path';
 import { requireReadable } from '../data/check_dataset.js';
-import { FileError } from '../errors.js';
+import { DatasetError, FileError } from '../errors.js';
 import { writeFileAtomically } from '../io/atomic_file.js';
 import { exists } from '../io/files.js';
+import {
+  heldOutName,
+  readHeldOutRecord,
+  writeHeldOutRecord,
+  type HeldOutRecord,
+} from '../io/held_out_record.js';
 import { Checkpoints, type DamagedCheckpoint } from './checkpoints.js';
 import { checkResumable, type TrainingConfig } from './config.js';
 import { TrainingConsole } from './console.js';
@@ -68,6 +74,18 @@ export async function openRun(config: TrainingConfig, options: OpenRunOptions): 
   }
 }
 
+/**
+ * A data set in which people have come or gone holds out others: some that were trained on until now would be told as held out.
+ * @throws {DatasetError} `ERR_DATASET`
+ */
+async function checkSamePeople(runFolder: string, record: HeldOutRecord): Promise<void> {
+  const before = await readHeldOutRecord(runFolder);
+  if (!before || JSON.stringify(before) === JSON.stringify(record)) return;
+  throw new DatasetError(
+    `the data set is not the one that ${runFolder} was trained on so far: other people would be held out than ${join(runFolder, heldOutName)} names`,
+  );
+}
+
 async function open(
   config: TrainingConfig,
   { runFolder, resume = false, signal = new AbortController().signal, ...options }: OpenRunOptions,
@@ -111,6 +129,8 @@ async function open(
     await requireReadable(data.training, { signal });
     if (data.heldOut) await requireReadable(data.heldOut, { signal });
   }
+  if (stored) await checkSamePeople(runFolder, data.record);
+  await writeHeldOutRecord(runFolder, data.record);
 
   const engine = openEngine(config, decodersOf(config));
   closers.push(() => {

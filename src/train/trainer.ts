@@ -127,7 +127,7 @@ class Run {
     const finished = progress.step >= steps;
     await this.#save();
     if (finished) await this.#draw();
-    await exportModel(join(runFolder, 'model'), config, engine, this.parts.weights);
+    await exportModel(join(runFolder, 'model'), config, engine, this.parts.weights, data.record);
     await this.#drawCurve();
     const summary = report.summary();
     if (summary !== undefined) output.note(summary);
