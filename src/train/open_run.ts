@@ -18,7 +18,8 @@ import { HeldOut } from './held_out.js';
 import { runWeights, writeInitialWeights, type RunWeight } from './initial_weights.js';
 import { TrainingLogs } from './logs.js';
 import { openRunData, type RunData } from './run_data.js';
-import { decodersOf, openEngine } from './run_parts.js';
+import { checkMemory, memoryNeeds } from './memory.js';
+import { decodersOf, openEngine, stepModel } from './run_parts.js';
 import { configOf, restoreRun, type RunProgress } from './run_state.js';
 
 export interface OpenRunOptions {
@@ -97,6 +98,10 @@ async function open(
   if (resume && !(await exists(configPath)) && !(await exists(join(runFolder, 'checkpoints'))))
     throw new FileError(`${runFolder} holds no run to go on with: begin one without --resume`);
 
+  const decoders = decodersOf(config);
+  const needs = await memoryNeeds(config, stepModel(config, decoders));
+  checkMemory(needs);
+
   const { keepLast, best } = config.checkpoints;
   const checkpoints = await Checkpoints.open(runFolder, { keepLast, best });
   closers.push(() => checkpoints.close());
@@ -132,7 +137,9 @@ async function open(
   if (stored) await checkSamePeople(runFolder, data.record);
   await writeHeldOutRecord(runFolder, data.record);
 
-  const engine = openEngine(config, decodersOf(config));
+  const millions = (needs.parameters / 1e6).toPrecision(3);
+  output.note(`${stored ? 'reading' : 'initialising'} ${millions} million parameters`);
+  const engine = openEngine(config, decoders);
   closers.push(() => {
     engine.dispose();
   });

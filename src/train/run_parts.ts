@@ -7,6 +7,7 @@ import { TrainingEngine } from './engine.js';
 import { visiblePatches } from '../data/visible_patches.js';
 import { visibleOfTargets, type FewToManyOptions } from './few_to_many.js';
 import { ParameterGroups } from './parameter_groups.js';
+import type { StepModel } from './step_graph.js';
 
 /** As in the encoder. */
 export const decoderNormEps = 1e-5;
@@ -54,6 +55,13 @@ export function photoSize(config: TrainingConfig): number {
   return Math.max(config.encoder.vision.imageSize, ...config.decoders.map(({ imageSize }) => imageSize));
 }
 
+/** What the steps of a configuration are made of. */
+export function stepModel(config: TrainingConfig, decoders: readonly MaskedDecoder[]): StepModel {
+  const { encoder, dtype, optimizer, checkpointing: recompute } = config;
+  const groups = new ParameterGroups(optimizer);
+  return { encoder, decoders, dtype, training: { trainable: (name) => !groups.role(name, [1]).frozen, recompute } }; // prettier-ignore
+}
+
 /** The engine of a configuration: weights are not written yet. */
 export function openEngine(config: TrainingConfig, decoders: readonly MaskedDecoder[]): TrainingEngine {
   const { optimizer } = config;
@@ -64,29 +72,17 @@ export function openEngine(config: TrainingConfig, decoders: readonly MaskedDeco
   );
   try {
     const backbone = (optimizer.backboneLearningRate ?? optimizer.learningRate) / optimizer.learningRate;
-    const engine = new TrainingEngine(
-      session,
-      {
-        encoder: config.encoder,
-        decoders,
-        dtype: config.dtype,
-        training: {
-          trainable: (name) => !groups.role(name, [1]).frozen,
-          recompute: config.checkpointing,
-        },
+    const engine = new TrainingEngine(session, stepModel(config, decoders), {
+      betas: optimizer.betas,
+      epsilon: optimizer.epsilon,
+      average: optimizer.emaDecay !== null,
+      clipGradNorm: optimizer.clipGradNorm ?? 0,
+      rateOf: ({ name, shape }) => {
+        const { frozen, decay, group } = groups.role(name, shape);
+        if (frozen) return { rate: 0, decay: 0 };
+        return { rate: group === 'backbone' ? backbone : 1, decay: decay ? optimizer.weightDecay : 0 };
       },
-      {
-        betas: optimizer.betas,
-        epsilon: optimizer.epsilon,
-        average: optimizer.emaDecay !== null,
-        clipGradNorm: optimizer.clipGradNorm ?? 0,
-        rateOf: ({ name, shape }) => {
-          const { frozen, decay, group } = groups.role(name, shape);
-          if (frozen) return { rate: 0, decay: 0 };
-          return { rate: group === 'backbone' ? backbone : 1, decay: decay ? optimizer.weightDecay : 0 };
-        },
-      },
-    );
+    });
     try {
       groups.check([...engine.layout.slots.map(({ name }) => name), ...engine.frozen.keys()]);
     } catch (error) {

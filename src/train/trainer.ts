@@ -8,6 +8,7 @@ import type { TrainingConsole } from './console.js';
 import { drawLossCurve, lossesOf } from './curve.js';
 import { exportModel } from './export.js';
 import { FewToManySampler } from './few_to_many.js';
+import { checkActivations, largestShape } from './memory.js';
 import { openRun, type RunParts } from './open_run.js';
 import { photoSize, samplingOf } from './run_parts.js';
 import { saveRun } from './run_state.js';
@@ -227,13 +228,13 @@ class Run {
   /** What a step needs at most, before the first one. */
   async #tellMemory(): Promise<void> {
     const { config, engine, logs, console: output, progress } = this.parts;
-    const { identities, inputs, targets } = config.sampling;
-    const part = identities / config.accumulation;
-    const shape = { identities: part, photos: part * inputs[1], targets: part * targets };
+    output.note('preparing the first step');
+    const shape = largestShape(config);
     const kind = { gradients: 'new', update: config.accumulation === 1, show: false } as const;
     // Values, gradients, and what the optimizer keeps.
     const parameterBytes = engine.layout.size * 4 * (engine.state.vectors.length + 1);
     const activationBytes = await engine.arenaBytes(shape, kind);
+    checkActivations(activationBytes);
     logs.event(progress.step, 'memory', { parameterBytes, activationBytes });
     const mb = (bytes: number): string => `${(bytes / 1e6).toFixed(0)} MB`;
     output.note(
