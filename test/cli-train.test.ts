@@ -37,6 +37,9 @@ test('bad input: what was given and expected, and an exit code', async () => {
     [['unknown.json'], 1, 'ERR_CONFIG', '"stepz"', '"lr"'],
     [['tiny.json', '--set', 'steps'], 2, 'ERR_INVALID_ARGUMENT', '--set steps: expected key.path=value'],
     [['tiny.json', '--set', 'sampling.targets=0'], 1, 'ERR_CONFIG', 'sampling.targets'],
+    [['tiny.json', '--out', ''], 2, 'ERR_INVALID_ARGUMENT', '--out is empty'],
+    [['tiny.json', '--out', '/proc/x'], 1, 'ERR_FILE', 'cannot make /proc/x'],
+    [['tiny.json', '--out', 'bad'], 1, 'ERR_FILE', 'holds ann and no run'],
     [['tiny.json', '--out', 'file'], 1, 'ERR_FILE', 'file'],
     [['tiny.json', '--out', 'nothing', '--resume'], 1, 'ERR_FILE', 'nothing holds no run to go on with'],
   ];

@@ -163,6 +163,25 @@ test('run folders: one that is a file, one with a run, and --resume without one'
   mkdirSync(none);
   await assertRejects(() => run([], { folder: none, resume: true }), 'ERR_FILE', `${none} holds no run`);
 
+  // Nor is one with other things taken for a new run: a model's config.json would be lost.
+  for (const names of [['photo.jpg'], ['config.json', 'model.safetensors']]) {
+    const foreign = newRun();
+    for (const name of names) write(join(foreign, name), '{"hidden_size": 3}');
+    await assertRejects(() => run([], { folder: foreign }), 'ERR_FILE', `${foreign} holds ${names.join(', ')} and no run`); // prettier-ignore
+    await assertRejects(
+      () => run([], { folder: foreign, resume: true }),
+      'ERR_FILE',
+      `${foreign} holds no run`,
+    );
+    assert.equal(readdirSync(foreign), names);
+  }
+  const hidden = newRun();
+  write(join(hidden, '.gitkeep'), '');
+  assert.ok((await run(['steps=1'], { folder: hidden })).result.finished);
+  // Node's recursive mkdir never comes back from there.
+  if (process.platform === 'linux')
+    await assertRejects(() => run([], { folder: '/proc/omni-id/run' }), 'ERR_FILE', 'cannot make /proc/omni-id/run'); // prettier-ignore
+
   const { folder } = await run(['steps=3']);
   const before = hashes(folder);
   await assertRejects(() => run(['steps=3'], { folder }), 'ERR_FILE', 'holds a run that is at step 3', '--resume'); // prettier-ignore
@@ -212,7 +231,7 @@ test('a damaged checkpoint: the one before it is used, and it is said', async ()
 test('a run that has not saved yet begins again', async () => {
   const folder = newRun();
   mkdirSync(folder);
-  write(join(folder, 'config.json'), '{}');
+  write(join(folder, 'config.json'), JSON.stringify(tinyConfig(['steps=4'])));
   const { printed, result } = await run(['steps=3'], { folder, resume: true });
   assert.match(printed, `${folder} has no checkpoint yet: beginning at step 0`);
   assertSameRun(folder, (await run(['steps=3'])).folder, 3);

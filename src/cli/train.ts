@@ -22,6 +22,7 @@ export async function trainCommand(file: string | undefined, options: TrainComma
   const { preset, set, resume = false } = options;
   if ((file === undefined) === (preset === undefined))
     throw new ArgumentError('expected a configuration file or --preset, one of the two');
+  if (options.out === '') throw new ArgumentError('--out is empty: expected a folder');
   const source = file ?? { json: trainingPresets[preset ?? 'nano-synth'], name: `preset ${preset ?? ''}` };
   const config = await readTrainingConfig(source, set);
   const runFolder = resolve(options.out ?? `runs/${preset ?? 'train'}`);

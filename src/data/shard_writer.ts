@@ -1,7 +1,8 @@
-import { mkdir, readdir, rm, type FileHandle } from 'node:fs/promises';
+import { readdir, rm, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DatasetError, FileError, messageOf } from '../errors.js';
 import { writeFileAtomically } from '../io/atomic_file.js';
+import { makeFolder } from '../io/files.js';
 import { tarEnd, tarHeader, tarPadding } from '../io/tar.js';
 import type { EncodedImage } from './dataset.js';
 import { indexName, indexText, type Shard, type ShardFile, type ShardSample } from './shard_index.js';
@@ -147,9 +148,9 @@ async function writeShard(
 
 /** Throws unless the folder can take a data set: made when it is not there, and without another one's shards. */
 async function prepareFolder(folder: string): Promise<void> {
+  await makeFolder(folder);
   let names: string[];
   try {
-    await mkdir(folder, { recursive: true });
     names = await readdir(folder);
   } catch (error) {
     throw new FileError(`cannot write to ${folder}: ${messageOf(error)}`, { cause: error });

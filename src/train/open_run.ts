@@ -2,7 +2,6 @@ import { join } from 'node:path';
 import { requireReadable } from '../data/check_dataset.js';
 import { DatasetError, FileError } from '../errors.js';
 import { writeFileAtomically } from '../io/atomic_file.js';
-import { exists } from '../io/files.js';
 import {
   heldOutName,
   readHeldOutRecord,
@@ -20,6 +19,7 @@ import { TrainingLogs } from './logs.js';
 import { openRunData, type RunData } from './run_data.js';
 import { checkMemory, memoryNeeds } from './memory.js';
 import { decodersOf, openEngine, stepModel } from './run_parts.js';
+import { checkRunFolder, configName } from './run_folder.js';
 import { configOf, restoreRun, type RunProgress } from './run_state.js';
 
 export interface OpenRunOptions {
@@ -93,10 +93,8 @@ async function open(
   closers: Closer[],
 ): Promise<RunParts> {
   const output = options.console ?? new TrainingConsole({ steps: config.steps });
-  const configPath = join(runFolder, 'config.json');
-  // A run that was killed before its first checkpoint is one too.
-  if (resume && !(await exists(configPath)) && !(await exists(join(runFolder, 'checkpoints'))))
-    throw new FileError(`${runFolder} holds no run to go on with: begin one without --resume`);
+  const configPath = join(runFolder, configName);
+  await checkRunFolder(runFolder, resume);
 
   const decoders = decodersOf(config);
   const needs = await memoryNeeds(config, stepModel(config, decoders));
