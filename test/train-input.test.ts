@@ -202,7 +202,16 @@ test('another configuration: every field that differs is named', async () => {
     'data.views was 5 and is now 4',
   );
   assert.not.match(error.message, 'steps was');
+  // Fewer steps than there are already.
+  await assertRejects(() => run(['steps=2'], { folder, resume: true }), 'ERR_CONFIG', 'steps is 2', 'is at step 3'); // prettier-ignore
   assert.equal(hashes(folder), before);
+
+  // Before the first checkpoint too.
+  const begun = newRun();
+  write(join(begun, 'config.json'), JSON.stringify(tinyConfig()));
+  await assertRejects(() => run(['seed=3'], { folder: begun, resume: true }), 'ERR_CONFIG', 'config.json is of another configuration', 'seed was 0 and is now 3'); // prettier-ignore
+  write(join(begun, 'config.json'), '{"sampling":');
+  await assertRejects(() => run([], { folder: begun, resume: true }), 'ERR_CONFIG', 'is not JSON');
 });
 
 test('a damaged checkpoint: the one before it is used, and it is said', async () => {

@@ -193,15 +193,18 @@ const shown = (value: unknown): string => (value === undefined ? 'absent' : JSON
 
 /**
  * Checks that a run can go on with a configuration.
- * @param saved what the checkpoint was made with, as JSON
+ * @param saved what the checkpoint was made with, or the run begun, as JSON
  * @param name the checkpoint, for messages
- * @throws {ConfigError} `ERR_CONFIG` naming every field that differs and may not
+ * @param step steps that have been made
+ * @throws {ConfigError} `ERR_CONFIG` naming every field that differs and may not, or when there are more steps than the run is to have
  */
-export function checkResumable(saved: unknown, config: TrainingConfig, name: string): void {
+export function checkResumable(saved: unknown, config: TrainingConfig, name: string, step = 0): void {
   const now: unknown = JSON.parse(JSON.stringify(config));
   const problems = difference(saved, now)
     .filter(({ field }) => !resumable.some((free) => field === free || field.startsWith(`${free}.`)))
     .map(({ field, a, b }) => `${field} was ${shown(a)} and is now ${shown(b)}`);
   if (problems.length > 0)
     throw new ConfigError(`${name} is of another configuration: ${problems.join('; ')}`);
+  if (step > config.steps)
+    throw new ConfigError(`steps is ${config.steps}, but ${name} is at step ${step}: expected at least that`);
 }

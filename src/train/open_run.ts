@@ -19,7 +19,7 @@ import { TrainingLogs } from './logs.js';
 import { openRunData, type RunData } from './run_data.js';
 import { checkMemory, memoryNeeds } from './memory.js';
 import { decodersOf, openEngine, stepModel } from './run_parts.js';
-import { checkRunFolder, configName } from './run_folder.js';
+import { checkRunFolder, configName, configOfRun } from './run_folder.js';
 import { configOf, restoreRun, type RunProgress } from './run_state.js';
 
 export interface OpenRunOptions {
@@ -112,7 +112,11 @@ async function open(
       `${runFolder} holds a run that is at step ${stored.step}: go on with it (--resume), or choose another folder`,
     );
   }
-  if (stored) checkResumable(configOf(stored), config, stored.folder);
+  if (stored) checkResumable(configOf(stored), config, stored.folder, stored.step);
+  else if (resume) {
+    const begun = await configOfRun(runFolder);
+    if (begun !== undefined) checkResumable(begun, config, configPath);
+  }
   const json = `${JSON.stringify(config, null, 2)}\n`;
   await writeFileAtomically(configPath, (file) => file.writeFile(json));
 
