@@ -2,7 +2,7 @@ import { resolve } from 'node:path';
 import type { UnreadablePhoto } from '../data/check_dataset.js';
 import { openDataset } from '../data/open_dataset.js';
 import { photosToPack, type PhotoEncoding } from '../data/pack.js';
-import { writeShards } from '../data/shard_writer.js';
+import { checkPackedPhotos, writeShards } from '../data/shard_writer.js';
 import { ArgumentError } from '../errors.js';
 import { exitCodes, interruptSignal, printJson, progressBar, warn } from './output.js';
 
@@ -39,6 +39,7 @@ export async function datasetPack(folder: string, options: DatasetPackCommand): 
   try {
     let total = 0;
     for (let i = 0; i < dataset.identities; i++) total += dataset.photos(i);
+    checkPackedPhotos(total);
     const { encoding = 'npy', size } = options;
     const photos = photosToPack(dataset, {
       size,

@@ -32,6 +32,16 @@ export interface WrittenShards {
 }
 
 const defaultShardBytes = 1024 ** 3;
+/** Photos of one data set: its index, some 150 bytes a photo, is one text, of which V8 allows 512 MB, and is read as a whole. */
+export const mostPackedPhotos = 2_000_000;
+
+/** @throws {DatasetError} `ERR_DATASET` for more photos than the index of shards can hold; found out before hours of work */
+export function checkPackedPhotos(photos: number): void {
+  if (photos <= mostPackedPhotos) return;
+  throw new DatasetError(
+    `${photos} photos are too many for one data set of shards: expected at most ${mostPackedPhotos} (their index is read as one text)`,
+  );
+}
 /** Bytes that are written at a time. */
 const pieceBytes = 1024 * 1024;
 
@@ -185,7 +195,7 @@ export async function writeShards(
       const name = `train-${String(shards.length).padStart(6, '0')}.tar`;
       await writeFileAtomically(join(folder, name), async (file) => {
         const shard = await writeShard(file, upcoming, numbers, shardBytes, signal, () => {
-          count++;
+          checkPackedPhotos(++count);
           onPhoto?.(count);
         });
         for (const { identity } of shard.samples) identities.add(identity);

@@ -1,5 +1,6 @@
 import type { z } from 'zod';
-import { heldOutSeed } from '../data/rendered.js';
+import { heldOutSeed, mostRenderedPixels } from '../data/rendered.js';
+import { mostPackedPhotos } from '../data/shard_writer.js';
 import { ConfigError } from '../errors.js';
 import { readJson, type OmniIdEncoderConfig } from '../io/config.js';
 import { defaultImageProcessor } from '../io/image_processor.js';
@@ -111,7 +112,11 @@ function* conflicts(config: TrainingConfig): Generator<string> {
       yield `${name}.maskRatio is ${decoder.maskRatio}, which leaves ${visible} of ${all} patches visible: expected at least 1 and fewer than all`;
   }
   if (data.kind === 'rendered') {
-    const { firstSeed, identities, heldOut } = data;
+    const { firstSeed, identities, views, size, heldOut } = data;
+    if (identities * views > mostPackedPhotos)
+      yield `data.identities × data.views is ${identities * views} photos, expected at most ${mostPackedPhotos}: their index is read as one text`;
+    if (size > mostRenderedPixels)
+      yield `data.size is ${size}, the largest imageSize of encoder and decoders: at most ${mostRenderedPixels} pixels are rendered`;
     const last = firstSeed + identities - 1;
     if (firstSeed < heldOutSeed + heldOut.identities && last >= heldOutSeed)
       yield `data.firstSeed is ${firstSeed} and data.identities ${identities}: people ${firstSeed} to ${last} would be trained on, those from ${heldOutSeed} on are held out`;
