@@ -11,6 +11,7 @@ import { readTrainingConfig } from '../src/train/config.js';
 import { checkActivations, checkMemory, largestShape, memoryNeeds } from '../src/train/memory.js';
 import { renderedShards } from '../src/train/rendered_shards.js';
 import { decodersOf, openEngine, stepModel } from '../src/train/run_parts.js';
+import { train } from '../src/train/trainer.js';
 import { assertRejects, errorOf } from './support/errors.js';
 import { write, writePeople } from './support/people.js';
 import {
@@ -24,6 +25,7 @@ import {
   run,
   runUntil,
   tinyConfig,
+  tinyJson,
 } from './support/tiny_run.js';
 
 test.after(cleanUp);
@@ -71,6 +73,36 @@ test('a configuration that is no JSON, or not there', async () => {
   write(path, '{ "steps": 3,');
   await assertRejects(() => readTrainingConfig(path), 'ERR_CONFIG', 'cut.json is not JSON');
   await assertRejects(() => readTrainingConfig(at('none.json')), 'ERR_FILE', 'none.json', 'ENOENT');
+});
+
+test('what programs without types may pass', async () => {
+  const runFolder = newRun();
+  const config = tinyConfig();
+  const call = (...given: unknown[]): Promise<unknown> => (train as (...given: unknown[]) => Promise<unknown>)(...given); // prettier-ignore
+  const refused = (given: unknown[], code: string, ...words: string[]) => assertRejects(() => call(...given), code, ...words); // prettier-ignore
+  for (const [none, words] of [[null, 'is null'], [undefined, 'is undefined'], [5, 'is 5'], [[], 'is of type Array']] as const) // prettier-ignore
+    await refused([none, { runFolder }], 'ERR_INVALID_ARGUMENT', `the configuration ${words}`, 'readTrainingConfig'); // prettier-ignore
+  // Nobody wants to train the defaults because a configuration was lost on the way.
+  await refused([{}, { runFolder }], 'ERR_CONFIG', 'not whole', 'encoder', 'readTrainingConfig');
+  await refused([tinyJson, { runFolder }], 'ERR_CONFIG', 'not whole');
+  await refused([{ ...config, steps: '7' }, { runFolder }], 'ERR_CONFIG', 'steps', '(given "7")');
+  await refused([{ ...config, extra: 7 }, { runFolder }], 'ERR_CONFIG', 'unknown field "extra"');
+  await refused([config], 'ERR_INVALID_ARGUMENT', 'the options of train are undefined');
+  await refused([config, {}], 'ERR_INVALID_ARGUMENT', 'the folder is undefined');
+  await refused([config, { runFolder: '' }], 'ERR_INVALID_ARGUMENT', 'runFolder is ""');
+  await refused([config, { runFolder, resume: 1 }], 'ERR_INVALID_ARGUMENT', 'resume is 1');
+  await refused([config, { runFolder, signals: 1 }], 'ERR_INVALID_ARGUMENT', 'unknown option "signals"');
+  assert.not.ok(existsSync(runFolder));
+  const read = readTrainingConfig as (...given: unknown[]) => Promise<unknown>;
+  for (const source of [5, null, undefined, '', {}, { json: {} }, { name: 'x' }])
+    await assertRejects(() => read(source), 'ERR_INVALID_ARGUMENT', 'the path of a file, or { json, name }');
+  await assertRejects(() => read({ json: 5, name: 'five' }), 'ERR_CONFIG', 'five');
+  for (const settings of ['steps=3', [3], 5, null])
+    await assertRejects(
+      () => read({ json: {}, name: 'x' }, settings),
+      'ERR_INVALID_ARGUMENT',
+      'list of texts',
+    );
 });
 
 test('data that cannot be trained on', async () => {

@@ -2,8 +2,9 @@ import { join } from 'node:path';
 import { FileError, InterruptedError, NumericError } from '../errors.js';
 import { writeFileAtomically } from '../io/atomic_file.js';
 import { makeFolder } from '../io/files.js';
+import { checkFolder, checkOptions } from '../options.js';
 import { BatchLoader } from './batch_loader.js';
-import type { TrainingConfig } from './config.js';
+import { checkTrainingConfig, type TrainingConfig } from './config.js';
 import { TrainingConsole } from './console.js';
 import { drawLossCurve, lossesOf } from './curve.js';
 import { exportModel } from './export.js';
@@ -56,11 +57,14 @@ export interface TrainResult {
  * SIGINT, SIGTERM and the signal end it after the step under way, with a checkpoint; a second SIGINT or SIGTERM in the middle of a step, without. Peak memory: 20 bytes a parameter (16 without a moving average),
  * the activations of one micro-batch, and the photos of a few steps.
  *
- * @throws {ConfigError} `ERR_CONFIG`, {DatasetError} `ERR_DATASET`, {FileError} `ERR_FILE`, {FormatError} `ERR_FORMAT`, {DeviceError}
+ * @throws {ArgumentError} `ERR_INVALID_ARGUMENT`, {ConfigError} `ERR_CONFIG`, {DatasetError} `ERR_DATASET`, {FileError} `ERR_FILE`, {FormatError} `ERR_FORMAT`, {DeviceError}
  *   `ERR_OUT_OF_MEMORY`; {InterruptedError} `ERR_INTERRUPTED` when a signal of the system ends it before the first step or within one; {NumericError} `ERR_NOT_FINITE` after more than `maxSkippedSteps` steps in a row whose loss or gradients are not finite,
  *   or when a parameter is not at a checkpoint, which is not written then
  */
 export async function train(config: TrainingConfig, options: TrainOptions): Promise<TrainResult> {
+  checkTrainingConfig(config);
+  checkOptions('train', options);
+  checkFolder(options.runFolder);
   const output = options.console ?? new TrainingConsole({ steps: config.steps });
   const opening = new AbortController();
   using stop = new StopSignals((name) => {
