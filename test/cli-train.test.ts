@@ -87,7 +87,7 @@ test('the summary tells of photos that could not be read', async () => {
   const data = 'data={"kind":"folder","path":"some","heldOut":{"identities":0}}';
   const ended = await omniId(['train', 'tiny.json', '--out', 'on-some', '--set', data]);
   assertEnded(ended, 0);
-  assert.match(ended.stdout, '1 photos could not be read');
+  assert.match(ended.stdout, '1 photo could not be read');
   assert.match(ended.stderr, '1 photo could not be read and was left out');
 });
 

@@ -127,6 +127,11 @@ test('data that cannot be trained on', async () => {
   await assertRejects(() => run(onFolder(at('nowhere')), { folder }), 'ERR_FILE', 'nowhere is not a folder');
   const other = JSON.stringify({ kind: 'folder', path: some, heldOut: { path: at('nowhere') } });
   await assertRejects(() => run([`data=${other}`], { folder }), 'ERR_FILE', 'nowhere is not a folder');
+  const shards = JSON.stringify({ kind: 'shards', path: some });
+  await assertRejects(() => run([`data=${shards}`], { folder }), 'ERR_DATASET', 'no .tar shards', 'the kind is "folder"'); // prettier-ignore
+  const packed = newRun();
+  write(join(packed, 'train-000000.tar'), 'shard');
+  await refused(packed, 0, 'holds .tar shards', 'expected the kind "shards"');
   // All that is left behind is a run that has not begun.
   rmSync(join(some, 'dan'), { recursive: true });
   assert.ok((await run(['steps=2', ...onFolder(some)], { folder })).result.finished);

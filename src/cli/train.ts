@@ -7,7 +7,7 @@ import { trainingPresets } from '../train/presets.js';
 import { exitCodeOf } from '../train/signals.js';
 import { train } from '../train/trainer.js';
 import { jsonOption } from './options.js';
-import { exitCodes, printJson } from './output.js';
+import { counted, exitCodes, printJson } from './output.js';
 
 interface TrainCommand {
   readonly preset?: keyof typeof trainingPresets;
@@ -35,8 +35,8 @@ export async function trainCommand(file: string | undefined, options: TrainComma
       `step ${step} of ${config.steps}`,
       ...(Number.isNaN(loss) ? [] : [`loss ${loss.toFixed(4)}`]),
       ...(heldOutLoss === undefined ? [] : [`held-out loss ${heldOutLoss.toFixed(4)}`]),
-      ...(skipped > 0 ? [`${skipped} steps skipped`] : []),
-      ...(unreadablePhotos > 0 ? [`${unreadablePhotos} photos could not be read`] : []),
+      ...(skipped > 0 ? [`${counted(skipped, 'step')} skipped`] : []),
+      ...(unreadablePhotos > 0 ? [`${counted(unreadablePhotos, 'photo')} could not be read`] : []),
     ];
     console.log(`${runFolder}: ${facts.join(', ')}${finished ? '' : '; go on with --resume'}`);
   }

@@ -82,8 +82,8 @@ async function openRendered(
   return { training, heldOut: new CachedDataset(people, heldOutBytes), record, close };
 }
 
-async function openStored({ path, heldOut }: DataOf<'folder' | 'shards'>): Promise<RunData> {
-  const whole = await openDataset(path);
+async function openStored({ kind, path, heldOut }: DataOf<'folder' | 'shards'>): Promise<RunData> {
+  const whole = await openDataset(path, kind);
   try {
     const { identities: count } = heldOut;
     const close = (): Promise<void> => whole.close();
