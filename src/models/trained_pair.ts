@@ -1,5 +1,6 @@
 import { join } from 'node:path';
 import { ConfigError, FileError } from '../errors.js';
+import { readModelConfig } from '../io/config.js';
 import { isFile } from '../io/files.js';
 import { readHeldOutRecord, type HeldOutRecord } from '../io/held_out_record.js';
 import { checkFolder } from '../options.js';
@@ -27,6 +28,7 @@ export async function loadPair(folder: string, options: LoadOptions = {}): Promi
   checkFolder(folder);
   const path = join(folder, mtdFolder);
   if ((await isFile(join(folder, 'config.json'))) && !(await isFile(join(path, 'config.json')))) {
+    await readModelConfig(folder); // that of a run tells where its model is
     throw new FileError(
       `${folder} has no masked transformer decoder: expected ${join(path, 'config.json')}, as training writes it`,
     );

@@ -1,7 +1,7 @@
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { FileError, messageOf } from '../errors.js';
-import { readJson } from '../io/config.js';
+import { isRunConfig, readJson } from '../io/config.js';
 import { exists, isSystemError } from '../io/files.js';
 
 /** The configuration of a run, in its folder. */
@@ -11,11 +11,6 @@ export const checkpointsName = 'checkpoints';
 
 /** Names that are told in a message. */
 const namedAtMost = 3;
-
-/** Whether JSON is the configuration of a training run; a model's folder has a `config.json` too. */
-function isRunConfig(json: unknown): boolean {
-  return typeof json === 'object' && json !== null && 'sampling' in json && 'optimizer' in json;
-}
 
 /** The configuration that a run was begun with, as JSON; undefined when the folder has none. @throws {FileError} `ERR_FILE`; {ConfigError} `ERR_CONFIG` */
 export async function configOfRun(runFolder: string): Promise<unknown> {
