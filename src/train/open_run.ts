@@ -150,6 +150,7 @@ async function open(
     step: 0,
     updates: 0,
     skipped: 0,
+    skippedInARow: 0,
     heldOutLoss: undefined,
     heldOutStep: undefined,
     savedStep: undefined,

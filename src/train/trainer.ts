@@ -95,7 +95,6 @@ interface StepOutcome {
 
 class Run {
   readonly #meter = new StepMeter();
-  #skippedInARow = 0;
 
   constructor(
     private readonly parts: RunParts,
@@ -222,7 +221,7 @@ class Run {
       return { loss: NaN, losses: {}, norm: NaN };
     }
     progress.updates++;
-    this.#skippedInARow = 0;
+    progress.skippedInARow = 0;
     return { loss, losses, norm };
   }
 
@@ -231,12 +230,12 @@ class Run {
     const { config, logs, console: output, progress } = this.parts;
     const step = progress.step + 1;
     progress.skipped++;
-    this.#skippedInARow++;
+    progress.skippedInARow++;
     logs.event(step, 'skipped', { loss: String(loss), gradNorm: String(norm) });
     output.note(`step ${step} is skipped: loss ${loss}, norm of the gradients ${norm}`);
-    if (this.#skippedInARow <= config.maxSkippedSteps) return;
+    if (progress.skippedInARow <= config.maxSkippedSteps) return;
     throw new NumericError(
-      `the loss or its gradients were not finite in ${this.#skippedInARow} steps in a row (loss ${loss}, norm ${norm} at step ${step}), at most ${config.maxSkippedSteps} are skipped (maxSkippedSteps). ` +
+      `the loss or its gradients were not finite in ${progress.skippedInARow} steps in a row (loss ${loss}, norm ${norm} at step ${step}), at most ${config.maxSkippedSteps} are skipped (maxSkippedSteps). ` +
         'Try a lower learning rate, a longer warm-up, or dtype f32.',
     );
   }
