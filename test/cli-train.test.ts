@@ -80,16 +80,11 @@ test('a run, and another attempt at its folder', async () => {
   const embedded = JSON.parse(await succeed('embed', 'people', '--weights', 'run/model', '--json')) as { shape: number[] }; // prettier-ignore
   assert.equal(embedded.shape, [1, 4, 32]);
   // The folder of the run is an easy mistake.
-  for (const command of [
-    ['embed', 'people'],
-    ['evaluate'],
-    ['reconstruct', '--inputs', 'x', '--target', 'y', '--out', 'z.png'],
-  ])
-    await fail([...command, '--weights', 'run'], {
-      exit: 1,
-      code: 'ERR_CONFIG',
-      words: ['run is the folder of a training run', 'its model is in run/model'],
-    });
+  const mistake = { exit: 1, code: 'ERR_CONFIG', words: ['run is the folder of a training run', 'its model is in run/model'] }; // prettier-ignore
+  const rebuild = ['reconstruct', '--inputs', 'x', '--target', 'y', '--out', 'z.png'];
+  await Promise.all(
+    [['embed', 'people'], ['evaluate'], rebuild].map((command) => fail([...command, '--weights', 'run'], mistake)), // prettier-ignore
+  );
 });
 
 test('the summary tells of photos that could not be read', async () => {

@@ -353,6 +353,36 @@ test('a disk that becomes full: the last checkpoint survives, and the run goes o
   assertSameRun(folder, whole.folder, 12);
 });
 
+/** Lets every so many reads of open files fail as a bad disk does, while `body` runs. */
+async function withBadDisk<T>(isBad: (read: number) => boolean, body: () => Promise<T>): Promise<T> {
+  const probe = await open(at('probe'), 'w');
+  const prototype = Object.getPrototypeOf(probe) as Record<'read', (...given: unknown[]) => unknown>;
+  await probe.close();
+  const original = prototype.read;
+  let reads = 0;
+  prototype.read = function (this: FileHandle, ...given: unknown[]) {
+    if (!isBad(reads++)) return original.apply(this, given);
+    return Promise.reject(Object.assign(new Error('EIO: i/o error, read'), { code: 'EIO', syscall: 'read' }));
+  };
+  try {
+    return await body();
+  } finally {
+    prototype.read = original;
+  }
+}
+
+test('a disk that stutters changes nothing; one that stays bad ends the run, and no photo is left out for it', async () => {
+  const whole = await run();
+  const stuttering = await withBadDisk((read) => read % 5 === 0, () => run()); // prettier-ignore
+  assert.is(stuttering.result.unreadablePhotos, 0);
+  assertSameRun(stuttering.folder, whole.folder, 12);
+  const folder = newRun();
+  await assertRejects(() => withBadDisk((read) => read > 60, () => run([], { folder })), 'ERR_FILE', 'cannot read', '.tar:', '4 times', 'EIO'); // prettier-ignore
+  assert.equal(logOf(folder, 'unreadable'), []);
+  await run([], { folder, resume: true });
+  assertSameRun(folder, whole.folder, 12);
+});
+
 test('rendering that is interrupted leaves nothing that is taken for a data set', async () => {
   const parent = newRun();
   const six = { identities: 6, views: 5, firstSeed: 0, size: 28 };

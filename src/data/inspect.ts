@@ -1,5 +1,4 @@
-import { DatasetError, ImageError } from '../errors.js';
-import type { UnreadablePhoto } from './check_dataset.js';
+import { isOfPhoto, type UnreadablePhoto } from './check_dataset.js';
 import type { EncodedDataset } from './dataset.js';
 import { photoSize } from './training_photo.js';
 
@@ -57,7 +56,7 @@ export async function inspectDataset(dataset: EncodedDataset, signal?: AbortSign
         found.photos++;
         lookedAt++;
       } catch (error) {
-        if (!(error instanceof ImageError || error instanceof DatasetError)) throw error;
+        if (!isOfPhoto(error)) throw error;
         broken.push({ identity, photo, error });
       }
     }
