@@ -155,6 +155,7 @@ test('a second signal gives a long step up', async () => {
   const began = performance.now();
   let stopping = NaN;
   const ended = await omniId(['train', 'tiny.json', '--out', 'long', ...large.flatMap((one) => ['--set', one])], {
+    timeoutMs: 180_000,
     onStart: (child) => {
       after(child, 'memory: ', () => setTimeout(() => child.kill('SIGINT'), 500));
       after(child, 'SIGINT: finishing the step', () => setTimeout(() => {
