@@ -169,6 +169,7 @@ function indices(one: KernelCase, input: number): Int32Array {
       const images = Number(node?.attributes['images'] ?? shapeAt(0)[0]);
       return Int32Array.from({ length: count }, (_, i) => i % (count / images));
     }
+    case 'gradient_norm 1':
     case 'adamw 6':
       return Int32Array.from(evenOffsets(count, shapeAt(0)[0] ?? 0));
     default:

@@ -82,8 +82,11 @@ export function openEngine(config: TrainingConfig, decoders: readonly MaskedDeco
         clipGradNorm: optimizer.clipGradNorm ?? 0,
         rateOf: ({ name, shape }) => {
           const { frozen, decay, group } = groups.role(name, shape);
-          if (frozen) return { rate: 0, decay: 0 };
-          return { rate: group === 'backbone' ? backbone : 1, decay: decay ? optimizer.weightDecay : 0 };
+          return {
+            rate: group === 'backbone' ? backbone : 1,
+            decay: decay ? optimizer.weightDecay : 0,
+            frozen,
+          };
         },
       },
     );
