@@ -77,6 +77,7 @@ bool takes_bf16(const OperatorRow& row, const InputRule& rule) {
       {"linear_weight_gradient", {"d", "x"}},
       {"layer_norm_gradient", {"dy"}},
       {"concat_rows_gradient", {"dy"}},
+      {"place_columns", {"x"}},
       {"patch_gather_gradient", {"rows"}},
       {"patch_scatter", {"rows"}},
       {"add", {"a", "b"}},
