@@ -245,6 +245,22 @@ test('the gradient by a view is columns of the whole', () => {
   assert.equal([...(found['1'] ?? [])], [20, 40, 60, 80]);
 });
 
+/** A bf16 product that is added to a residual in f32, as a value and as a seed of gradients. */
+test('a product in bf16 whose residual is f32', () => {
+  for (const activation of ['none', 'gelu'] as const) {
+    const random = new NormalNumbers(3);
+    const build: Build = (w) => {
+      const x = w.graph.input('x', 'bf16', [4, 6]);
+      const before = linear(x, w.matrix('a', [8, 6]));
+      const y = linear(x, w.matrix('b', [8, 6]), { residual: before, activation, output: 'bf16' });
+      // The residual is read once more, so that a gradient in f32 is added to one in bf16, and the other way round.
+      return { outputs: [linear(before, w.matrix('c', [5, 8])), y], by: [x] };
+    };
+    const one = built(build, false, random, 'bf16', {});
+    assert.ok(assertGradients({ ...one, random }, `activation ${activation}`) > 0);
+  }
+});
+
 test('columns that are not there are refused where they are asked for', () => {
   const graph = new Graph({ trainable: (name) => name !== 'fixed', recompute: false });
   const refused = (source: Value, first: number, count: number, ...words: string[]): void => {

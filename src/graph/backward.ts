@@ -85,10 +85,15 @@ class Backward {
     }
   }
 
-  /** Adds to the gradient by a value. */
+  /** Adds to the gradient by a value, in its type. */
   add(value: Value, gradient: Value): void {
     const sum = this.#totals.get(value.index);
-    this.#set(value, sum ? add(sum, gradient) : gradient);
+    const { columns } = value;
+    let total = gradient;
+    if (gradient.dtype !== value.dtype)
+      total = placeColumns(gradient, { column: 0, columns, output: typeOf(value), sum });
+    else if (sum) total = add(sum, gradient);
+    this.#set(value, total);
   }
 
   run(): void {

@@ -11,7 +11,7 @@ export interface NodeGradient {
   gradient(output: number): Value | undefined;
   /** Whether anybody asks for the gradient by an input. */
   wants(input: number): boolean;
-  /** Adds to the gradient by an input. */
+  /** Adds to the gradient by an input, in that input's type. */
   add(input: number, gradient: Value): void;
   /**
    * Adds to the gradient by an input, for operators that can do so in the same pass.
