@@ -141,15 +141,17 @@ class PatchScatter final : public Kernel {
   void run(const KernelCall& call) override {
     const int32_t* visible = call.inputs[1].as<const int32_t>();
     check_visible("patch_scatter", visible, images_, visible_, patches_, true);
-    const float *mask_token = call.inputs[2].as<const float>(), *positions = call.inputs[3].as<const float>();
+    const float* mask_token = call.inputs[2].as<const float>();
     device_.parallel_for(images_, [&](int64_t image) {
       for (int64_t p = 0; p < patches_; ++p) {
         float* out = row_of(call.outputs[0], image * patches_ + p);
-        for (int64_t j = 0; j < width_; ++j) out[j] = mask_token[j] + positions[p * width_ + j];
+        const float* position = row_of(call.inputs[3], p);
+        for (int64_t j = 0; j < width_; ++j) out[j] = mask_token[j] + position[j];
       }
       for (int64_t row = image * visible_; row < (image + 1) * visible_; ++row) {
         float* out = row_of(call.outputs[0], image * patches_ + visible[row]);
-        for (int64_t j = 0; j < width_; ++j) out[j] = value_at(call.inputs[0], row, j) + positions[visible[row] * width_ + j];
+        const float* position = row_of(call.inputs[3], visible[row]);
+        for (int64_t j = 0; j < width_; ++j) out[j] = value_at(call.inputs[0], row, j) + position[j];
       }
     });
   }
