@@ -1,3 +1,11 @@
+// attention_gradient: dq, dk and dv of every sequence and head, see native/operators/attention_gradient.cpp for the formula and
+// the shapes, cpu/kernels/attention_gradient.cpp for one head.
+//
+// Strategy: a task is one head of one sequence, which makes its scores again from logsumexp, and dq, dk and dv from them,
+// without writing any down. Where whole heads would leave workers idle they are cut: some tasks make dq for some of the
+// queries, others dk and dv for some of the keys, so that no sum is ever shared and none depends on the cut. Cost: 5 products
+// of queries · keys · head_dim (10 flops · queries · keys · head_dim), 7 when cut; reads q, k, v, out and dout and writes dq,
+// dk and dv once a task.
 #include <algorithm>
 #include <cmath>
 #include <vector>

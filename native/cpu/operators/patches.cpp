@@ -1,3 +1,11 @@
+// Operators on images that are cut into patches: patch_gather, patch_scatter and their gradients, patch_embedding's gradient,
+// and masked_l1 with its gradient. Formulas and shapes: native/operators/{patch_gather,patch_scatter,patch_embedding_gradient,
+// masked_l1}.cpp. Images are f32 [images, channels, height, width] in one piece, patches rows of matrices.
+//
+// Strategy: a task is a patch, an image or a row of patches, whatever one worker can write alone; sums over images are one
+// worker's for each column, in the images' order, so that no result depends on the threads. Indices are checked before anything
+// is read. Cost: every pixel or element is read once and written once, with at most 4 flops: bound by memory where it is
+// vectorised.
 #include "operators/patches.h"
 
 #include <algorithm>
