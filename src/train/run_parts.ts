@@ -2,14 +2,14 @@ import { native } from '../bindings.js';
 import { openDevice, Session } from '../graph/session.js';
 import type { Batch } from './batch_loader.js';
 import type { TrainingConfig } from './config.js';
-import { MaskedDecoder } from './decoders.js';
+import { MaskedDecoder, type Decoder } from './decoders.js';
 import { TrainingEngine } from './engine.js';
 import { visiblePatches } from '../data/visible_patches.js';
 import { visibleOfTargets, type FewToManyOptions } from './few_to_many.js';
 import { ParameterGroups } from './parameter_groups.js';
 
 /** As in the encoder. */
-export const decoderNormEps = 1e-5;
+const decoderNormEps = 1e-5;
 
 /** The decoders of a configuration. Several of one kind draw their patches independently. */
 export function decodersOf(config: TrainingConfig): MaskedDecoder[] {
@@ -20,6 +20,7 @@ export function decodersOf(config: TrainingConfig): MaskedDecoder[] {
     return new MaskedDecoder({
       config: { ...sizes, layerNormEps: decoderNormEps },
       visible: visiblePatches(sampling.patches, sampling.maskRatio),
+      maskRatio: sampling.maskRatio,
       weight,
       name: i === 0 ? 'mtd' : `mtd_${i}`,
       visibleOf: (batch) => (i === 0 ? batch.visible : visibleOf(batch, sampling, i)),
@@ -55,7 +56,7 @@ export function photoSize(config: TrainingConfig): number {
 }
 
 /** The engine of a configuration: weights are not written yet. */
-export function openEngine(config: TrainingConfig, decoders: readonly MaskedDecoder[]): TrainingEngine {
+export function openEngine(config: TrainingConfig, decoders: readonly Decoder[]): TrainingEngine {
   const { optimizer } = config;
   const groups = new ParameterGroups(optimizer);
   const session = new Session(
