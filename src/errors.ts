@@ -125,6 +125,17 @@ export class DisposedError extends OmniIdError {
   }
 }
 
+/** A signal of the system, as Ctrl-C sends it, ended work before it was done. */
+export class InterruptedError extends OmniIdError {
+  declare readonly code: 'ERR_INTERRUPTED';
+  readonly signal: 'SIGINT' | 'SIGTERM';
+
+  constructor(signal: 'SIGINT' | 'SIGTERM', message: string) {
+    super('ERR_INTERRUPTED', message);
+    this.signal = signal;
+  }
+}
+
 /** The native addon could not be loaded: names the platform, what was tried and what to do. */
 export class AddonError extends OmniIdError {
   declare readonly code: 'ERR_ADDON';

@@ -9,6 +9,7 @@ export {
   FileError,
   FormatError,
   ImageError,
+  InterruptedError,
   NumericError,
   OmniIdError,
   WeightsError,

@@ -115,6 +115,12 @@ const schemas = {
   losses: z.strictObject(targetFields),
   reconstruct: z.strictObject({ ...targetFields, format: oneOf('format', ['f32', 'rgb']) }),
   prepare: z.strictObject({ ...decodeFields, signal }),
+  train: z.strictObject({
+    runFolder: is('the path of a folder', (value) => typeof value === 'string' && value !== ''),
+    resume: is('true or false', (value) => typeof value === 'boolean'),
+    console: is('a TrainingConsole', (value) => typeof value === 'object' && value !== null),
+    signal,
+  }),
 };
 
 /**

@@ -1,5 +1,6 @@
 // `omni-id dataset` as a shell meets it.
 import { cpSync, existsSync, mkdirSync, readdirSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { FolderDataset } from '../src/data/folder_dataset.js';
@@ -30,6 +31,7 @@ test('inspect tells what a folder holds', async () => {
     'face masks: 52.4 % of the photos',
     'sizes: 24 × 24 (21)',
     '1 of 3 identities have too few photos for 3 inputs and 8 targets',
+    'photos were not decoded: --check decodes all of them',
   ])
     assert.ok(stdout.includes(line), `"${line}" is not in ${stdout}`);
   assert.match(
@@ -50,7 +52,7 @@ test('inspect tells what a folder holds', async () => {
 test('pack gives the same photos, scaled or as they are', async () => {
   assert.match(
     await succeed('dataset', 'pack', 'set', '--out', 'packed'),
-    'packed: 21 photos of 3 identities',
+    'packed: 21 photos of 3 identities in 1 shard (',
   );
   assert.equal(readdirSync(at('packed')), ['index.json', 'train-000000.tar']);
   const json = JSON.parse(
@@ -86,6 +88,16 @@ test('pack gives the same photos, scaled or as they are', async () => {
 test('photos that cannot be used are named and left out', async () => {
   cpSync(at('set'), at('bad'), { recursive: true });
   write(at('bad/ben/1.png'), 'no image');
+  // What is no photo is seen without decoding; what is cut off in the middle is not.
+  write(at('bad/cid/2.png'), (await readFile(at('set/cid/2.png'))).subarray(0, -30));
+  const looked = await omniId(['dataset', 'inspect', 'bad']);
+  assertEnded(looked, 1);
+  assert.match(looked.stdout, '1 photo cannot be read of the 21 that were looked at; photos were not decoded: --check decodes all of them'); // prettier-ignore
+  assert.match(looked.stderr, /^omni-id: cannot be used: photo 1 of identity \d \(bad\/ben\/1\.png\): .*\n$/);
+  const whole = await omniId(['dataset', 'inspect', 'bad', '--check']);
+  assertEnded(whole, 1);
+  assert.match(whole.stdout, '2 photos cannot be read');
+  cpSync(at('set/cid/2.png'), at('bad/cid/2.png'));
   const checked = await omniId(['dataset', 'inspect', 'bad', '--check', '--json']);
   assertEnded(checked, 1);
   const { unreadable } = JSON.parse(checked.stdout) as Inspected;

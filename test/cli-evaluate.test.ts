@@ -120,6 +120,18 @@ test('evaluate: bad numbers', async () => {
   await fail(judge('--identities', '1'), { ...usage, words: ['identities is 1', 'at least 2'] });
   await fail(judge('--mask-ratio', '1'), { ...usage, words: ['above 0 and below 1'] });
   await fail(judge('--views', '4', '--targets', '4'), { ...usage, words: ['targets is 4'] });
+  await fail(judge('--identities', '1000000000'), { ...usage, words: ['identities is 1000000000', 'in memory'] }); // prettier-ignore
+  // Not twice, as `fail` does: what is available changes in between.
+  for (const [options, who] of [
+    [['--identities', '9000000', '--views', '2000'], '9000000 people'],
+    [['--probe-people', '1000000000'], 'the probe'],
+  ] as const) {
+    const ended = await omniId(judge(...options, '--json'));
+    assertEnded(ended, 1);
+    const { error } = JSON.parse(ended.stdout) as { error: { code: string; message: string } };
+    assert.is(error.code, 'ERR_OUT_OF_MEMORY');
+    for (const words of [who, 'available are']) assert.ok(error.message.includes(words), error.message);
+  }
   await fail(judge('--crop', '7'), { ...usage, words: ['crop is 7'] });
 });
 

@@ -37,6 +37,9 @@ test('bad input: what was given and expected, and an exit code', async () => {
     [['unknown.json'], 1, 'ERR_CONFIG', '"stepz"', '"lr"'],
     [['tiny.json', '--set', 'steps'], 2, 'ERR_INVALID_ARGUMENT', '--set steps: expected key.path=value'],
     [['tiny.json', '--set', 'sampling.targets=0'], 1, 'ERR_CONFIG', 'sampling.targets'],
+    [['tiny.json', '--out', ''], 2, 'ERR_INVALID_ARGUMENT', '--out is empty'],
+    [['tiny.json', '--out', '/proc/x'], 1, 'ERR_FILE', 'cannot make /proc/x'],
+    [['tiny.json', '--out', 'bad'], 1, 'ERR_FILE', 'holds ann and no run'],
     [['tiny.json', '--out', 'file'], 1, 'ERR_FILE', 'file'],
     [['tiny.json', '--out', 'nothing', '--resume'], 1, 'ERR_FILE', 'nothing holds no run to go on with'],
   ];
@@ -76,6 +79,12 @@ test('a run, and another attempt at its folder', async () => {
   await writePeople(at('people'), { ann: 2 });
   const embedded = JSON.parse(await succeed('embed', 'people', '--weights', 'run/model', '--json')) as { shape: number[] }; // prettier-ignore
   assert.equal(embedded.shape, [1, 4, 32]);
+  // The folder of the run is an easy mistake.
+  const mistake = { exit: 1, code: 'ERR_CONFIG', words: ['run is the folder of a training run', 'its model is in run/model'] }; // prettier-ignore
+  const rebuild = ['reconstruct', '--inputs', 'x', '--target', 'y', '--out', 'z.png'];
+  await Promise.all(
+    [['embed', 'people'], ['evaluate'], rebuild].map((command) => fail([...command, '--weights', 'run'], mistake)), // prettier-ignore
+  );
 });
 
 test('the summary tells of photos that could not be read', async () => {
@@ -84,7 +93,7 @@ test('the summary tells of photos that could not be read', async () => {
   const data = 'data={"kind":"folder","path":"some","heldOut":{"identities":0}}';
   const ended = await omniId(['train', 'tiny.json', '--out', 'on-some', '--set', data]);
   assertEnded(ended, 0);
-  assert.match(ended.stdout, '1 photos could not be read');
+  assert.match(ended.stdout, '1 photo could not be read');
   assert.match(ended.stderr, '1 photo could not be read and was left out');
 });
 
@@ -114,7 +123,7 @@ test('SIGTERM and SIGINT finish the step, save, and exit; --resume goes on, bit 
       },
     });
     assertEnded(ended, code);
-    assert.match(ended.stderr, `${signal}: finishing the step and saving; once more ends at once`);
+    assert.match(ended.stderr, `${signal}: finishing the step and saving; once more gives the step up`);
     assert.match(ended.stdout, /stopped: step \d+ of 300, .*; go on with --resume/);
     assert.not.ok(existsSync(at('stopped/train.lock')));
   }
@@ -123,6 +132,44 @@ test('SIGTERM and SIGINT finish the step, save, and exit; --resume goes on, bit 
   const whole = await run(long);
   assertSameRun(at('stopped'), whole.folder, 300);
   assert.is((JSON.parse(ended.stdout) as Trained).loss, whole.result.loss);
+});
+
+test('a signal while photos are rendered: said, and nothing is left behind', async () => {
+  const data = 'data={"kind":"rendered","identities":5000,"views":20,"size":112}';
+  const ended = await omniId(['train', 'tiny.json', '--out', 'rendering', '--set', data, '--json'], {
+    onStart: (child) => {
+      after(child, 'rendering photos: 0/100000\n', () => setTimeout(() => child.kill('SIGTERM'), 300));
+    },
+  });
+  assertEnded(ended, 143);
+  assert.match(ended.stderr, 'SIGTERM: stopping before the first step');
+  const { error } = JSON.parse(ended.stdout) as { error: { code: string; message: string } };
+  assert.equal(error, { code: 'ERR_INTERRUPTED', message: 'SIGTERM: ended before the first step' });
+  assert.equal(readdirSync(at('rendering')).sort(), ['checkpoints', 'config.json', 'data']);
+  assert.equal(readdirSync(at('rendering/data')), []);
+});
+
+test('a second signal gives a long step up', async () => {
+  // A step of some ten seconds.
+  const large = ['encoder={"preset":"nano"}', 'decoders=[{"type":"mtd"}]', 'sampling.identities=64', 'sampling.targets=8', 'data.cache=cache', 'data.heldOut.identities=0']; // prettier-ignore
+  const began = performance.now();
+  let stopping = NaN;
+  const ended = await omniId(['train', 'tiny.json', '--out', 'long', ...large.flatMap((one) => ['--set', one])], {
+    timeoutMs: 180_000,
+    onStart: (child) => {
+      after(child, 'memory: ', () => setTimeout(() => child.kill('SIGINT'), 500));
+      after(child, 'SIGINT: finishing the step', () => setTimeout(() => {
+        stopping = performance.now();
+        child.kill('SIGINT');
+      }, 500));
+    },
+  }); // prettier-ignore
+  const seconds = (performance.now() - stopping) / 1000;
+  assertEnded(ended, 130);
+  assert.match(ended.stderr, 'step 1 was given up; there is no checkpoint yet');
+  assert.not.ok(existsSync(at('long/train.lock')));
+  assert.equal(readdirSync(at('long/checkpoints')), []);
+  console.log(`  stopped ${seconds.toFixed(1)} s after the second signal, ${((stopping - began) / 1000).toFixed(1)} s after the start`); // prettier-ignore
 });
 
 test('a second process in one folder is refused while the first trains', async () => {

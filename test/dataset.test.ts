@@ -20,6 +20,7 @@ import type { EncodedDataset, IdentityDataset } from '../src/data/dataset.js';
 import { FolderDataset } from '../src/data/folder_dataset.js';
 import { openDataset } from '../src/data/open_dataset.js';
 import { photosToPack, type PhotoEncoding } from '../src/data/pack.js';
+import { readPhotoFile } from '../src/data/read_file.js';
 import { writeShards, type PackedPhoto, type ShardOptions } from '../src/data/shard_writer.js';
 import { ShardDataset } from '../src/data/webdataset.js';
 import { tarFiles } from '../src/io/tar.js';
@@ -442,6 +443,26 @@ test('the cache gives the same photos, decodes once, and keeps to its limit', as
   reads = 0;
   await assertSame(some, folder, 16);
   assert.ok(reads >= 7 && reads <= 8, `${reads} reads`);
+});
+
+test('files that the system cannot read are tried again, and are no photos that are left out', async () => {
+  const failing = (code: string, times: number) => {
+    let calls = 0;
+    return () => (calls++ < times ? Promise.reject(Object.assign(new Error(code), { code, syscall: 'read' })) : Promise.resolve(calls)); // prettier-ignore
+  };
+  assert.is(await readPhotoFile('x', failing('EMFILE', 3)), 4);
+  await assertRejects(() => readPhotoFile('x', failing('EMFILE', 4)), 'ERR_FILE', 'cannot read x, 4 times: EMFILE'); // prettier-ignore
+  await assertRejects(() => readPhotoFile('x', failing('EACCES', 1)), 'ERR_FILE', 'cannot read x: EACCES');
+  await writePeople(at('moved'), { ann: 2, ben: 1 });
+  const dataset = await FolderDataset.open(at('moved'));
+  rmSync(at('moved/ann/0.png'));
+  rmSync(at('moved/ann/1.png'));
+  mkdirSync(at('moved/ann/1.png'));
+  await assertRejects(() => dataset.read(0, 0, 16), 'ERR_IMAGE_NOT_FOUND', '0.png');
+  await assertRejects(() => dataset.read(0, 1, 16), 'ERR_FILE', '1.png', 'EISDIR');
+  await assertRejects(() => requireReadable(dataset), 'ERR_FILE', '1.png');
+  const found = (await unreadablePhotos(dataset)).map(({ photo, error }) => [photo, error.code]);
+  assert.equal(found, [[0, 'ERR_IMAGE_NOT_FOUND'], [1, 'ERR_FILE']]); // prettier-ignore
 });
 
 test.run();

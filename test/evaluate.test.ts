@@ -1,19 +1,23 @@
 // What an evaluation reports of a small untrained pair: the same targets for every ℓ, an encoder that ignores its photos, data without labels.
-import { writeFileSync } from 'node:fs';
+import { readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { IdentityDataset } from '../src/data/dataset.js';
 import { openDataset } from '../src/data/open_dataset.js';
+import { choiceOf } from '../src/eval/choice.js';
 import { evaluate, type EvaluationReport } from '../src/eval/evaluate.js';
 import { readHeldOut } from '../src/eval/held_out.js';
 import { groupedTokens } from '../src/eval/identity_probe.js';
 import { meanTokens, neighbours } from '../src/eval/peoples_tokens.js';
-import type { EvaluateOptions } from '../src/eval/settings.js';
+import { settingsOf, type EvaluateOptions } from '../src/eval/settings.js';
 import { heldOutSeed, MaskedTransformerDecoder, renderFace, RenderedDataset } from '../src/index.js';
+import type { HeldOutRecord } from '../src/io/held_out_record.js';
 import { loadPair } from '../src/models/trained_pair.js';
 import { assertRejects, errorOf } from './support/errors.js';
 import { scratchFolder, write, writePeople } from './support/people.js';
 import { smallMtd, writeSmallPair } from './support/small_pair.js';
+import { cleanUp, logOf, run } from './support/tiny_run.js';
 
 const scratch = scratchFolder('evaluate');
 const pair = scratch.at('pair');
@@ -149,9 +153,81 @@ test('stored photos: no pairs, no probe; people with too few photos are left out
     );
     assert.is(two.people[0]?.inputs[0]?.length, 14 * 14 * 3);
     assert.is(two.people[0]?.targets[0]?.pixels.length, 28 * 28 * 3);
-    await assertRejects(() => evaluated(pair, { data: { kind: 'stored', dataset }, views: 7, identities: 10 }), 'ERR_DATASET', '0 people', '7 readable', 'at least 2'); // prettier-ignore
+    await assertRejects(() => evaluated(pair, { data: { kind: 'stored', dataset }, views: 7, identities: 10 }), 'ERR_DATASET', '0 people', '7 readable', 'at least 2', '--views'); // prettier-ignore
   } finally {
     await dataset.close();
+  }
+});
+
+test('a model is judged by the people that its training held out, whatever came into the folder since', async () => {
+  const folder = scratch.at('trained-on');
+  await writePeople(folder, { ann: 5, ben: 5, cid: 5, dora: 5 }, 28);
+  const data = { kind: 'folder', path: folder, heldOut: { identities: 2 } };
+  const settings = [`data=${JSON.stringify(data)}`, 'steps=2', 'log.imagesEvery=null'];
+  const trained = await run(settings);
+  assert.equal(readFileSync(join(trained.folder, 'model/held_out.json')), readFileSync(join(trained.folder, 'held_out.json'))); // prettier-ignore
+  await writePeople(folder, { eve: 5, fay: 5, gus: 5 }, 28);
+  const dataset = await openDataset(folder);
+  const evaluated = async (weights: string, identities?: number): Promise<EvaluationReport> => {
+    await using loaded = await loadPair(weights, { dtype: 'f32', threads: 2 });
+    return await evaluate(loaded, { data: { kind: 'stored', dataset }, views: 5, targets: 2, identities });
+  };
+  const weights = join(trained.folder, 'model');
+  const report = await evaluated(weights);
+  assert.equal([report.chosenBy, report.names, report.cautions], ['training', ['cid', 'dora'], []]);
+  // One without the file, as it was before there was one: the last ones.
+  rmSync(join(weights, 'held_out.json'));
+  const old = await evaluated(weights, 3);
+  assert.equal([old.chosenBy, old.names, old.cautions], ['last', ['eve', 'fay', 'gus'], []]);
+  write(join(weights, 'held_out.json'), '{"kind":"stored"}');
+  await assertRejects(() => evaluated(weights), 'ERR_CONFIG', 'held_out.json', 'names');
+  await dataset.close();
+  // Resumed, others would be held out, and those that were would be trained on.
+  await assertRejects(() => run([...settings, 'steps=4'], { folder: trained.folder, resume: true }), 'ERR_DATASET', 'not the one that', 'held_out.json'); // prettier-ignore
+  assert.is(logOf(trained.folder, 'train').length, 2);
+});
+
+test('people who may have been trained on are told', () => {
+  const dataset = (...names: string[]): IdentityDataset => ({
+    name: 'photos',
+    identities: names.length,
+    photos: () => 1,
+    identityName: (identity) => names[identity] ?? '',
+    read: () => Promise.reject(new Error('not read')),
+    close: () => Promise.resolve(),
+  });
+  const stored = (record: HeldOutRecord | undefined, ...names: string[]) =>
+    choiceOf(record, dataset(...names), settingsOf({ data: { kind: 'stored', dataset: dataset(...names) } }, 0.9)); // prettier-ignore
+  const names = ['c', 'd'];
+  const of: HeldOutRecord = { kind: 'stored', ofAnotherDataset: false, names };
+  const cases: [choice: ReturnType<typeof choiceOf>, by: string, from: number[] | undefined, caution?: RegExp][] = [
+    [stored(of, 'c', 'b', 'd'), 'training', [0, 2]],
+    [stored(of, 'a', 'd'), 'training', [1], /^1 of the 2 people that training held out are not in photos$/],
+    [stored(of, 'x', 'y'), 'last', undefined, /^none of the 2 people .* last people may have been trained on$/],
+    [stored({ ...of, names: [] }, 'x', 'y'), 'last', undefined, /held nobody out/],
+    [stored({ ...of, ofAnotherDataset: true }, 'x'), 'last', undefined, /of another data set/],
+    [stored(undefined, 'x', 'y'), 'last', undefined],
+  ]; // prettier-ignore
+  const seeds = (record: HeldOutRecord | undefined, options: EvaluateOptions) =>
+    choiceOf(record, dataset(), settingsOf(options, 0.9));
+  const rendered = (firstSeed: number, identities: number): HeldOutRecord => ({ kind: 'rendered', firstSeed: heldOutSeed, identities: 64, trained: { firstSeed, identities } }); // prettier-ignore
+  const from = (firstSeed: number): EvaluateOptions => ({ data: { kind: 'rendered', firstSeed } });
+  cases.push(
+    [stored(rendered(5, 10), 'ann', '15', '4'), 'last', undefined],
+    [stored(rendered(5, 10), 'ann', '14', '5'), 'last', undefined, /^2 people .* names like seeds .* 5 to 14$/],
+    [seeds(rendered(0, 2000), {}), 'seeds', undefined],
+    [seeds(rendered(0, 2000), from(2000)), 'seeds', undefined],
+    [seeds(rendered(0, 2000), from(1999)), 'seeds', undefined, /people to rebuild .* 1999 to 2062,.*: 0 to 1999$/],
+    [seeds(rendered(911_799, 9), {}), 'seeds', undefined, /of the probe .* 910000 to 911799/],
+    [seeds(rendered(911_800, 9), {}), 'seeds', undefined],
+    [seeds(undefined, from(5)), 'seeds', undefined, /seeds below 900000/],
+    [seeds(undefined, {}), 'seeds', undefined],
+    [seeds(of, from(5)), 'seeds', undefined],
+  ); // prettier-ignore
+  for (const [choice, by, identities, caution] of cases) {
+    assert.equal([choice.by, choice.identities], [by, identities]);
+    assert.is(choice.cautions.length, caution ? 1 : 0, choice.cautions.join());
+    if (caution) assert.match(choice.cautions[0] ?? '', caution);
   }
 });
 
@@ -271,6 +347,9 @@ test('a pair that is none', async () => {
   await assertRejects(() => loadPair(alone), 'ERR_CONFIG', 'width 48', 'have 24');
 });
 
-test.after(scratch.remove);
+test.after(() => {
+  scratch.remove();
+  cleanUp();
+});
 
 test.run();

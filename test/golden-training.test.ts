@@ -54,7 +54,13 @@ interface Run {
 }
 
 /** The case's model with its weights, and its one batch. */
-function start(options: { dtype: 'f32' | 'bf16'; recompute?: boolean; threads?: number }): Run {
+function start(options: {
+  dtype: 'f32' | 'bf16';
+  recompute?: boolean;
+  threads?: number;
+  frozen?: (name: string) => boolean;
+}): Run {
+  const { frozen = () => false } = options;
   const session = new Session(openDevice({ threads: options.threads }), new (native().Weights)());
   const count = batch.identities * batch.targets;
   const visible = io.get('visible');
@@ -78,21 +84,23 @@ function start(options: { dtype: 'f32' | 'bf16'; recompute?: boolean; threads?: 
       encoder: encoderConfig,
       decoders: [decoder],
       dtype: options.dtype,
-      training: { trainable: () => true, recompute: options.recompute ?? false },
+      training: { trainable: (name) => !frozen(name), recompute: options.recompute ?? false },
     },
     {
       betas: optimizer.betas,
       epsilon: optimizer.eps,
       average: false,
       clipGradNorm: optimizer.clip_grad_norm,
-      rateOf: () => ({ rate: 1, decay: optimizer.weight_decay }),
+      rateOf: ({ name }) => ({ rate: 1, decay: optimizer.weight_decay, frozen: frozen(name) }),
     },
   );
-  for (const slot of engine.layout.slots) {
-    const weight = weights.get(slot.name);
-    if (!(weight?.data instanceof Float32Array)) throw new Error(`the case has no weight ${slot.name}`);
-    engine.state.write('values', slot, weight.data);
-  }
+  const weight = (name: string): Float32Array => {
+    const data = weights.get(name)?.data;
+    if (!(data instanceof Float32Array)) throw new Error(`the case has no weight ${name}`);
+    return data;
+  };
+  for (const slot of engine.layout.slots) engine.state.write('values', slot, weight(slot.name));
+  for (const { name, shape } of engine.frozen.values()) session.weights.set(name, shape, weight(name));
   const tensor = (values: Float32Array | Int32Array): Place => {
     const made = session.tensor({
       dtype: values instanceof Int32Array ? 'i32' : 'f32',
@@ -254,6 +262,27 @@ test('f32: three steps as PyTorch', async () => {
     assertClose(values, after, 1e-3, `${slot.name} after ${steps} steps`);
   }
   console.log(`  parameters after ${steps} steps, worst relative error ${worst.toExponential(2)}`);
+  engine.dispose();
+});
+
+test('what is frozen does not count in the norm that clips, inside of joined matrices either', async () => {
+  const frozen = (name: string): boolean => /\.(q_proj|to_v)\.|^encoder\.queries$/.test(name);
+  const { engine, step } = start({ dtype: 'f32', frozen });
+  const before = new Map(engine.layout.slots.map((slot) => [slot, engine.state.read('values', slot)]));
+  const { norm } = await step(1);
+  let [counted, all] = [0, 0];
+  for (const name of [...io.keys()].filter((one) => one.startsWith('grad.'))) {
+    const square = tensorOf(io, name).data.reduce((sum, x) => sum + x * x, 0);
+    all += square;
+    if (!frozen(name.slice('grad.'.length))) counted += square;
+  }
+  if (!(Math.sqrt(counted) < 0.98 * Math.sqrt(all)))
+    throw new Error('what is frozen has no gradients to speak of');
+  assertClose(Float32Array.of(norm), Float32Array.of(Math.sqrt(counted)), 1e-3, 'norm');
+  const inside = [...before].filter(([{ name }]) => frozen(name));
+  if (inside.length === 0) throw new Error('nothing is frozen inside of a joined matrix');
+  for (const [slot, values] of inside)
+    assertSameBits(engine.state.read('values', slot), values, `${slot.name}, which is frozen`);
   engine.dispose();
 });
 

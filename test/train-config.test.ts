@@ -94,6 +94,12 @@ const bad: [what: string, json: unknown, ...words: string[]][] = [
   ['no steps', { steps: 0 }, 'steps', '(given 0)'],
   ['an unknown type', { dtype: 'f16' }, 'dtype', '"bf16"', '(given "f16")'],
   ['an unknown device', { device: 'tpu' }, 'device', '(given "tpu")'],
+  ['more rendered people than can be listed', { data: { kind: 'rendered', identities: 1e9 } }, 'data.identities: expected at most 10000000', 'in memory', '(given 1000000000)'],
+  ['more views than can be listed', { data: { kind: 'rendered', views: 1e6 } }, 'data.views: expected at most 100000'],
+  ['more photos than an index holds', { data: { kind: 'rendered', identities: 500_000, views: 12 } }, '6000000 photos, expected at most 2000000', 'index'],
+  ['more held-out people than can be listed', { data: { kind: 'rendered', heldOut: { identities: 1e9 } } }, 'data.heldOut.identities: expected at most 10000000'],
+  ['larger pictures than are rendered', { data: { kind: 'rendered', size: 4096 } }, 'data.size: at most 2048 pixels'],
+  ['targets larger than what is rendered', { decoders: [{ type: 'mtd', imageSize: 2058 }] }, 'data.size is 2058', 'at most 2048 pixels'],
   ['several mistakes', { steps: -1, seed: 0.5 }, 'steps', 'seed'],
 ]; // prettier-ignore
 

@@ -63,6 +63,8 @@ for (const [what, parameter, value, ...settings] of cases) {
     assert.is(stored?.step, 5);
     assert.equal(stored?.state && (stored.state as { updates: number; skipped: number }).updates, 3);
     assert.is((stored?.state as { skipped: number }).skipped, 2);
+    // Nor are they forgotten: the next one is the third in a row, whenever the run goes on.
+    await assertRejects(() => run(options, { folder, resume: true }), 'ERR_NOT_FINITE', 'not finite in 3 steps in a row', 'at step 6'); // prettier-ignore
     for (const group of groups) {
       const file = `${group}.safetensors`;
       assert.is(hashes(checkpointPath(folder, 5))[file], before[file], file);

@@ -1,5 +1,5 @@
 // What the trainer makes of bad input: a typed error before any training starts, or what can be done without what is bad.
-import { mkdirSync, readdirSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { open, type FileHandle } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
@@ -8,7 +8,10 @@ import * as assert from 'uvu/assert';
 import { openDataset } from '../src/data/open_dataset.js';
 import { Checkpoints, latestCheckpoint } from '../src/train/checkpoints.js';
 import { readTrainingConfig } from '../src/train/config.js';
+import { checkActivations, checkMemory, largestShape, memoryNeeds } from '../src/train/memory.js';
 import { renderedShards } from '../src/train/rendered_shards.js';
+import { decodersOf, openEngine, stepModel } from '../src/train/run_parts.js';
+import { train } from '../src/train/trainer.js';
 import { assertRejects, errorOf } from './support/errors.js';
 import { write, writePeople } from './support/people.js';
 import {
@@ -22,6 +25,7 @@ import {
   run,
   runUntil,
   tinyConfig,
+  tinyJson,
 } from './support/tiny_run.js';
 
 test.after(cleanUp);
@@ -71,6 +75,36 @@ test('a configuration that is no JSON, or not there', async () => {
   await assertRejects(() => readTrainingConfig(at('none.json')), 'ERR_FILE', 'none.json', 'ENOENT');
 });
 
+test('what programs without types may pass', async () => {
+  const runFolder = newRun();
+  const config = tinyConfig();
+  const call = (...given: unknown[]): Promise<unknown> => (train as (...given: unknown[]) => Promise<unknown>)(...given); // prettier-ignore
+  const refused = (given: unknown[], code: string, ...words: string[]) => assertRejects(() => call(...given), code, ...words); // prettier-ignore
+  for (const [none, words] of [[null, 'is null'], [undefined, 'is undefined'], [5, 'is 5'], [[], 'is of type Array']] as const) // prettier-ignore
+    await refused([none, { runFolder }], 'ERR_INVALID_ARGUMENT', `the configuration ${words}`, 'readTrainingConfig'); // prettier-ignore
+  // Nobody wants to train the defaults because a configuration was lost on the way.
+  await refused([{}, { runFolder }], 'ERR_CONFIG', 'not whole', 'encoder', 'readTrainingConfig');
+  await refused([tinyJson, { runFolder }], 'ERR_CONFIG', 'not whole');
+  await refused([{ ...config, steps: '7' }, { runFolder }], 'ERR_CONFIG', 'steps', '(given "7")');
+  await refused([{ ...config, extra: 7 }, { runFolder }], 'ERR_CONFIG', 'unknown field "extra"');
+  await refused([config], 'ERR_INVALID_ARGUMENT', 'the options of train are undefined');
+  await refused([config, {}], 'ERR_INVALID_ARGUMENT', 'the folder is undefined');
+  await refused([config, { runFolder: '' }], 'ERR_INVALID_ARGUMENT', 'runFolder is ""');
+  await refused([config, { runFolder, resume: 1 }], 'ERR_INVALID_ARGUMENT', 'resume is 1');
+  await refused([config, { runFolder, signals: 1 }], 'ERR_INVALID_ARGUMENT', 'unknown option "signals"');
+  assert.not.ok(existsSync(runFolder));
+  const read = readTrainingConfig as (...given: unknown[]) => Promise<unknown>;
+  for (const source of [5, null, undefined, '', {}, { json: {} }, { name: 'x' }])
+    await assertRejects(() => read(source), 'ERR_INVALID_ARGUMENT', 'the path of a file, or { json, name }');
+  await assertRejects(() => read({ json: 5, name: 'five' }), 'ERR_CONFIG', 'five');
+  for (const settings of ['steps=3', [3], 5, null])
+    await assertRejects(
+      () => read({ json: {}, name: 'x' }, settings),
+      'ERR_INVALID_ARGUMENT',
+      'list of texts',
+    );
+});
+
 test('data that cannot be trained on', async () => {
   const empty = newRun();
   mkdirSync(empty);
@@ -93,6 +127,11 @@ test('data that cannot be trained on', async () => {
   await assertRejects(() => run(onFolder(at('nowhere')), { folder }), 'ERR_FILE', 'nowhere is not a folder');
   const other = JSON.stringify({ kind: 'folder', path: some, heldOut: { path: at('nowhere') } });
   await assertRejects(() => run([`data=${other}`], { folder }), 'ERR_FILE', 'nowhere is not a folder');
+  const shards = JSON.stringify({ kind: 'shards', path: some });
+  await assertRejects(() => run([`data=${shards}`], { folder }), 'ERR_DATASET', 'no .tar shards', 'the kind is "folder"'); // prettier-ignore
+  const packed = newRun();
+  write(join(packed, 'train-000000.tar'), 'shard');
+  await refused(packed, 0, 'holds .tar shards', 'expected the kind "shards"');
   // All that is left behind is a run that has not begun.
   rmSync(join(some, 'dan'), { recursive: true });
   assert.ok((await run(['steps=2', ...onFolder(some)], { folder })).result.finished);
@@ -161,6 +200,25 @@ test('run folders: one that is a file, one with a run, and --resume without one'
   mkdirSync(none);
   await assertRejects(() => run([], { folder: none, resume: true }), 'ERR_FILE', `${none} holds no run`);
 
+  // Nor is one with other things taken for a new run: a model's config.json would be lost.
+  for (const names of [['photo.jpg'], ['config.json', 'model.safetensors']]) {
+    const foreign = newRun();
+    for (const name of names) write(join(foreign, name), '{"hidden_size": 3}');
+    await assertRejects(() => run([], { folder: foreign }), 'ERR_FILE', `${foreign} holds ${names.join(', ')} and no run`); // prettier-ignore
+    await assertRejects(
+      () => run([], { folder: foreign, resume: true }),
+      'ERR_FILE',
+      `${foreign} holds no run`,
+    );
+    assert.equal(readdirSync(foreign), names);
+  }
+  const hidden = newRun();
+  write(join(hidden, '.gitkeep'), '');
+  assert.ok((await run(['steps=1'], { folder: hidden })).result.finished);
+  // Node's recursive mkdir never comes back from there.
+  if (process.platform === 'linux')
+    await assertRejects(() => run([], { folder: '/proc/omni-id/run' }), 'ERR_FILE', 'cannot make /proc/omni-id/run'); // prettier-ignore
+
   const { folder } = await run(['steps=3']);
   const before = hashes(folder);
   await assertRejects(() => run(['steps=3'], { folder }), 'ERR_FILE', 'holds a run that is at step 3', '--resume'); // prettier-ignore
@@ -181,7 +239,16 @@ test('another configuration: every field that differs is named', async () => {
     'data.views was 5 and is now 4',
   );
   assert.not.match(error.message, 'steps was');
+  // Fewer steps than there are already.
+  await assertRejects(() => run(['steps=2'], { folder, resume: true }), 'ERR_CONFIG', 'steps is 2', 'is at step 3'); // prettier-ignore
   assert.equal(hashes(folder), before);
+
+  // Before the first checkpoint too.
+  const begun = newRun();
+  write(join(begun, 'config.json'), JSON.stringify(tinyConfig()));
+  await assertRejects(() => run(['seed=3'], { folder: begun, resume: true }), 'ERR_CONFIG', 'config.json is of another configuration', 'seed was 0 and is now 3'); // prettier-ignore
+  write(join(begun, 'config.json'), '{"sampling":');
+  await assertRejects(() => run([], { folder: begun, resume: true }), 'ERR_CONFIG', 'is not JSON');
 });
 
 test('a damaged checkpoint: the one before it is used, and it is said', async () => {
@@ -210,11 +277,35 @@ test('a damaged checkpoint: the one before it is used, and it is said', async ()
 test('a run that has not saved yet begins again', async () => {
   const folder = newRun();
   mkdirSync(folder);
-  write(join(folder, 'config.json'), '{}');
+  write(join(folder, 'config.json'), JSON.stringify(tinyConfig(['steps=4'])));
   const { printed, result } = await run(['steps=3'], { folder, resume: true });
   assert.match(printed, `${folder} has no checkpoint yet: beginning at step 0`);
   assertSameRun(folder, (await run(['steps=3'])).folder, 3);
   assert.ok(result.finished);
+});
+
+test('more memory than there is: told before anything is made', async () => {
+  const folder = newRun();
+  const huge = ['sampling.identities=65536', 'sampling.inputs=4096', 'sampling.targets=4096'];
+  await assertRejects(() => run(huge, { folder }), 'ERR_OUT_OF_MEMORY', 'training needs about', 'available are', 'checkpointing'); // prettier-ignore
+  assert.not.ok(existsSync(folder));
+
+  // The estimate is what the engine takes.
+  for (const settings of [[], ['optimizer.emaDecay=null', 'accumulation=2', 'sampling.inputs=[1,3]']]) {
+    const config = tinyConfig(settings);
+    const needs = await memoryNeeds(config, stepModel(config, decodersOf(config)));
+    const engine = openEngine(config, decodersOf(config));
+    const kind = { gradients: 'new', update: false, show: false } as const;
+    assert.is(needs.state, 4 * engine.layout.size * (engine.state.vectors.length + 1));
+    assert.is(needs.activations, await engine.arenaBytes(largestShape(config), kind));
+    engine.dispose();
+  }
+  const needs = { parameters: 7e6, state: 100e9, initialisation: 20e9, activations: 13e9, photos: 6e9 };
+  checkMemory(needs, 120e9);
+  await assertRejects(() => { checkMemory(needs, 119.9e9); }, 'ERR_OUT_OF_MEMORY', '120.0 GB', 'available are 119.9 GB', '7 million parameters'); // prettier-ignore
+  await assertRejects(() => { checkMemory({ ...needs, activations: 15e9 }, 120e9); }, 'ERR_OUT_OF_MEMORY', '121.0 GB'); // prettier-ignore
+  checkActivations(5e9, 5e9);
+  await assertRejects(() => { checkActivations(5e9, 4e9); }, 'ERR_OUT_OF_MEMORY', '5.0 GB', '4.0 GB'); // prettier-ignore
 });
 
 test('two runs in one folder', async () => {
@@ -259,6 +350,36 @@ test('a disk that becomes full: the last checkpoint survives, and the run goes o
   assert.not.ok(readdirSync(folder).includes('train.lock'));
   const { printed } = await run([], { folder, resume: true });
   assert.match(printed, 'resumed at step 6');
+  assertSameRun(folder, whole.folder, 12);
+});
+
+/** Lets every so many reads of open files fail as a bad disk does, while `body` runs. */
+async function withBadDisk<T>(isBad: (read: number) => boolean, body: () => Promise<T>): Promise<T> {
+  const probe = await open(at('probe'), 'w');
+  const prototype = Object.getPrototypeOf(probe) as Record<'read', (...given: unknown[]) => unknown>;
+  await probe.close();
+  const original = prototype.read;
+  let reads = 0;
+  prototype.read = function (this: FileHandle, ...given: unknown[]) {
+    if (!isBad(reads++)) return original.apply(this, given);
+    return Promise.reject(Object.assign(new Error('EIO: i/o error, read'), { code: 'EIO', syscall: 'read' }));
+  };
+  try {
+    return await body();
+  } finally {
+    prototype.read = original;
+  }
+}
+
+test('a disk that stutters changes nothing; one that stays bad ends the run, and no photo is left out for it', async () => {
+  const whole = await run();
+  const stuttering = await withBadDisk((read) => read % 5 === 0, () => run()); // prettier-ignore
+  assert.is(stuttering.result.unreadablePhotos, 0);
+  assertSameRun(stuttering.folder, whole.folder, 12);
+  const folder = newRun();
+  await assertRejects(() => withBadDisk((read) => read > 60, () => run([], { folder })), 'ERR_FILE', 'cannot read', '.tar:', '4 times', 'EIO'); // prettier-ignore
+  assert.equal(logOf(folder, 'unreadable'), []);
+  await run([], { folder, resume: true });
   assertSameRun(folder, whole.folder, 12);
 });
 

@@ -53,7 +53,7 @@ test('a run leaves checkpoints, logs, pictures, a curve and a model', async () =
   assert.is(result.stoppedBy, undefined);
   assert.equal(readdirSync(join(folder, 'checkpoints')).sort(), [6, 9, 12].map((step) => `step-${String(step).padStart(8, '0')}`)); // prettier-ignore
   assert.equal(readdirSync(join(folder, 'images')).sort(), ['step-00000006.png', 'step-00000012.png']);
-  assert.equal(readdirSync(folder).sort(), ['checkpoints', 'config.json', 'curve.svg', 'images', 'log.jsonl', 'model']); // prettier-ignore
+  assert.equal(readdirSync(folder).sort(), ['checkpoints', 'config.json', 'curve.svg', 'held_out.json', 'images', 'log.jsonl', 'model']); // prettier-ignore
   const steps = logOf(folder, 'train').map(({ step }) => step);
   assert.equal(steps, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
   assert.equal(logOf(folder, 'held_out').map(({ step }) => step), [4, 8, 12]); // prettier-ignore
@@ -209,7 +209,7 @@ test('several decoders by their weights, and S drawn anew for every step', async
   const sampler = new FewToManySampler(photos, samplingOf(tinyConfig(settings)));
   const drawn = new Set(Array.from({ length: 12 }, (_, step) => sampler.sample(step).inputs));
   assert.equal([...drawn].sort(), [1, 2, 3]);
-  assert.equal(readdirSync(join(whole.folder, 'model')).sort(), ['config.json', 'model.safetensors', 'mtd', 'mtd_1']); // prettier-ignore
+  assert.equal(readdirSync(join(whole.folder, 'model')).sort(), ['config.json', 'held_out.json', 'model.safetensors', 'mtd', 'mtd_1']); // prettier-ignore
   const { image_size } = JSON.parse(readFileSync(join(whole.folder, 'model/mtd_1/config.json'), 'utf8')) as Record<string, unknown>; // prettier-ignore
   assert.is(image_size, 56);
   const folder = newRun();

@@ -48,7 +48,7 @@ function trainingGraph(size: Size, dtype: 'f32' | 'bf16'): Graph {
   return stepGraph(stepModel(one, dtype), stepShape(one), kind, vectors);
 }
 
-/** Operators that a step of this model happens not to need, at its sizes: sums of gradients, unfused activations, gradients by pixels. */
+/** Operators that a step of this model happens not to need, at its sizes: sums and columns of gradients, unfused activations, gradients by pixels. */
 function otherGraph(size: Size, dtype: 'f32' | 'bf16'): Graph {
   const { identities, targets, decoder, visible } = trainingCase(size);
   const { imageSize, patchSize, width, mlpRatio } = decoder;
@@ -60,6 +60,7 @@ function otherGraph(size: Size, dtype: 'f32' | 'bf16'): Graph {
   };
   const [a, b] = ['a', 'b'].map((name) => graph.input(name, dtype, [rows, width]));
   output('sum', graph.apply('add', [a, b]));
+  output('placed', graph.apply('place_columns', [a], { column: width, columns: 3 * width }));
   const [gradient, product] = ['gradient', 'product'].map((name) =>
     graph.input(name, dtype, [rows, Math.round(width * mlpRatio)]),
   );
@@ -169,6 +170,7 @@ function indices(one: KernelCase, input: number): Int32Array {
       const images = Number(node?.attributes['images'] ?? shapeAt(0)[0]);
       return Int32Array.from({ length: count }, (_, i) => i % (count / images));
     }
+    case 'gradient_norm 1':
     case 'adamw 6':
       return Int32Array.from(evenOffsets(count, shapeAt(0)[0] ?? 0));
     default:

@@ -31,7 +31,9 @@ void check(const Graph& graph) {
       require(value.source >= 0 && value.source < i, kName, "a view's source does not stand before it");
       const TensorType& source = graph.values[value.source].type;
       Shape expected = source.shape;
-      require(!expected.empty() && graph.values[value.source].kind != Value::Kind::weight, kName, "a view needs columns");
+      // Kernels take a tensor of more dimensions for one piece of memory.
+      require((expected.size() == 1 || expected.size() == 2) && graph.values[value.source].kind != Value::Kind::weight, kName,
+              "a view needs columns of a matrix or a vector");
       expected.back() = value.type.columns();
       require(value.column >= 0 && value.type.columns() <= source.columns() - value.column &&
                   value.type == TensorType{source.dtype, expected},

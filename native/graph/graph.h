@@ -13,7 +13,7 @@ struct Value {
     input,   // given with every run
     weight,  // named tensors of the weight store, concatenated along the first dimension
     result,  // an output of a node
-    view,    // columns [column, column + columns) of another value, without a copy
+    view,    // columns [column, column + columns) of another value of one or two dimensions, without a copy
     join,    // several results side by side in one row, without a copy: their operators write into it
   };
   Kind kind = Kind::input;

@@ -16,6 +16,7 @@ const std::vector<const OperatorRow*>& operator_table() {
       &operators::layer_norm_gradient,
       &operators::attention_gradient,
       &operators::concat_rows_gradient,
+      &operators::place_columns,
       &operators::patch_embedding_gradient,
       &operators::patch_gather,
       &operators::patch_gather_gradient,

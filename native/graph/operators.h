@@ -124,6 +124,7 @@ extern const OperatorRow linear_input_gradient;
 extern const OperatorRow linear_weight_gradient;
 extern const OperatorRow layer_norm_gradient;
 extern const OperatorRow concat_rows_gradient;
+extern const OperatorRow place_columns;
 extern const OperatorRow patch_embedding_gradient;
 extern const OperatorRow patch_gather;
 extern const OperatorRow patch_gather_gradient;

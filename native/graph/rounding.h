@@ -24,6 +24,9 @@ inline double rounding_to_bf16(double magnitude) {
 // partial sums of √i, magnitudes of 2/π each); the few sums that wander far have several times that.
 inline double roundings_of_products(int64_t n) { return std::min(static_cast<double>(n + 1), 5.0); }
 
+// The same for a sum of n terms that are there already: the first is copied, every other one rounds the sum once.
+inline double roundings_of_terms(int64_t n) { return std::clamp(static_cast<double>(n - 1), 0.0, 5.0); }
+
 // The same for a sum of n positive terms, which does grow: roundings walk randomly along the growing sum.
 inline double roundings_of_positives(int64_t n) { return std::sqrt(static_cast<double>(n)); }
 

@@ -37,7 +37,7 @@ void reference(const Arguments& a, const std::vector<ReferenceTensor>& in, std::
     }
   }
   for (size_t i = 0; i < magnitudes.size(); ++i) {
-    out[0].errors[i] = kRoundingF32 * roundings_of_products(pieces) * magnitudes[i];
+    out[0].errors[i] = kRoundingF32 * roundings_of_terms(pieces) * magnitudes[i];
   }
 }
 

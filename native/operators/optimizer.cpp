@@ -1,5 +1,7 @@
 // The optimizer, over all parameters at once: they lie in one vector, and so do their gradients and moments.
-//   gradient_norm: norm [1] = sqrt(Σ gradients²)
+//   gradient_norm: norm [1] = sqrt(Σ gradients²), over those segments of the vector that `counted` is not 0 for; over all of it
+//     without segments. What is frozen inside of a matrix that is read as one has gradients too, and does not count, as in
+//     PyTorch, where the norm is one of the parameters that are trained.
 //   adamw: AdamW (Loshchilov and Hutter, "Decoupled weight decay regularization", 2019) as in PyTorch, with clipping by the
 //   global
 //     norm and an exponential moving average of the values:
@@ -25,12 +27,22 @@ enum Input { kValues, kGradients, kFirst, kSecond, kNorm, kSettings, kSegments, 
 
 std::vector<TensorType> norm_shapes(const Arguments& a) {
   require(a[0].dtype == DType::f32 && a[0].shape.size() == 1, "gradient_norm", "gradients are " + to_string(a[0]));
+  require(a.has(1) == a.has(2), "gradient_norm", "segments and counted go together");
+  require(!a.has(1) || (a[2].elements() > 0 && a[2] == TensorType{DType::f32, {a[2].elements()}} &&
+                        a[1].shape == Shape{a[2].elements() + 1}),
+          "gradient_norm", "segments and counted do not fit each other");
   return {{DType::f32, {1}}};
 }
 
-void norm_reference(const Arguments&, const std::vector<ReferenceTensor>& in, std::vector<ReferenceTensor>& out) {
+void norm_reference(const Arguments& a, const std::vector<ReferenceTensor>& in, std::vector<ReferenceTensor>& out) {
   double sum = 0.0;
-  for (double g : in[0].values) sum += g * g;
+  const auto add = [&](double begin, double end) {
+    for (size_t i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) sum += in[0].values[i] * in[0].values[i];
+  };
+  if (!a.has(1)) add(0.0, static_cast<double>(a[0].elements()));
+  for (size_t s = 0; a.has(1) && s < in[2].values.size(); ++s) {
+    if (in[2].values[s] != 0.0) add(in[1].values[s], in[1].values[s + 1]);
+  }
   out[0].values[0] = std::sqrt(sum);
   // Partial sums of a chunk's lanes are in f32, the others in double precision; the root takes half of a sum's error.
   out[0].errors[0] = kRoundingF32 * (roundings_of_positives(1024) / 2.0 + 1.0) * out[0].values[0];
@@ -86,6 +98,11 @@ void reference(const Arguments& a, const std::vector<ReferenceTensor>& in, std::
   }
 }
 
+// Some segments count, others do not.
+void fit_norm_inputs(const Arguments&, std::vector<ReferenceTensor>& in) {
+  for (double& value : in[2].values) value = value > 0.0 ? 1.0 : 0.0;
+}
+
 // Second moments, the norm, the settings, rates and decays are positive.
 void fit_inputs(const Arguments&, std::vector<ReferenceTensor>& in) {
   for (const Input input : {kSecond, kNorm, kSettings, kRates, kDecays}) {
@@ -97,14 +114,18 @@ void fit_inputs(const Arguments&, std::vector<ReferenceTensor>& in) {
 
 const OperatorRow gradient_norm = {
     .name = "gradient_norm",
-    .inputs = {{"gradients", InputRole::plain}},
+    .inputs = {{"gradients", InputRole::plain}, {"segments", InputRole::index, true}, {"counted", InputRole::plain, true}},
     .attributes = {},
     .shapes = norm_shapes,
     .cpu = cpu::make_gradient_norm,
     .reference = norm_reference,
+    .fit_inputs = fit_norm_inputs,
     .flops = [](const Arguments& a) { return 2.0 * static_cast<double>(a[0].elements()); },
     .sum_length = [](const Arguments& a) { return a[0].elements(); },
-    .cases = {{{{1}}, {}, {}}, {{{1001}}, {}, {}}, {{{40000}}, {}, {}}},
+    .cases = {{{{1}}, {}, {}},
+              {{{1001}}, {}, {}},
+              {{{40000}}, {}, {}},
+              {{{200000}, {7}, {6}}, {}, {{1, {0, 17, 17, 70000, 140001, 150000, 200000}}}}},
 };
 
 const OperatorRow adamw = {

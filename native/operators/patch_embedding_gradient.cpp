@@ -32,7 +32,7 @@ void reference(const Arguments& a, const std::vector<ReferenceTensor>& in, std::
       for (int64_t j = 0; j < width; ++j) {
         const double dy = in[0].values[(image * tokens + token) * width + j];
         out[2].values[token * width + j] += dy;
-        out[2].errors[token * width + j] += kRoundingF32 * roundings_of_products(images) * std::abs(dy);
+        out[2].errors[token * width + j] += kRoundingF32 * roundings_of_terms(images) * std::abs(dy);
         if (token == 0) {
           out[1].values[j] += dy;
           out[1].errors[j] = out[2].errors[j];

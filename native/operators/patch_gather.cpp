@@ -58,18 +58,22 @@ std::vector<TensorType> gradient_shapes(const Arguments& a) {
   return {{DType::f32, {grid.images, grid.channels, grid.height, grid.width}}};
 }
 
+// A copy where a patch is visible once, and a sum where it is more often.
 void gradient_reference(const Arguments& a, const std::vector<ReferenceTensor>& in, std::vector<ReferenceTensor>& out) {
   const PatchGrid grid = gradient_grid(a);
   const int64_t rows = a[0].shape[0], image_elements = grid.channels * grid.height * grid.width;
+  std::vector<double> magnitudes(out[0].values.size());
+  std::vector<int64_t> terms(out[0].values.size());
   for (int64_t row = 0; row < rows; ++row) {
     const int64_t image = row / (rows / grid.images), patch = patch_of(a, grid, in, row);
     for (int64_t j = 0; j < grid.depth(); ++j) {
       const int64_t at = image * image_elements + grid.pixel(patch, j);
       out[0].values[at] += in[0].values[row * grid.depth() + j];
-      // A patch that is visible more than once gets a sum.
-      if (out[0].values[at] != in[0].values[row * grid.depth() + j]) out[0].errors[at] += kRoundingF32 * 8.0;
+      magnitudes[at] += std::abs(in[0].values[row * grid.depth() + j]);
+      ++terms[at];
     }
   }
+  for (size_t i = 0; i < terms.size(); ++i) out[0].errors[i] = kRoundingF32 * roundings_of_terms(terms[i]) * magnitudes[i];
 }
 
 double flops(const Arguments&) { return 0.0; }
@@ -119,6 +123,10 @@ const OperatorRow patch_gather_gradient = {
             {{{4, 147}, {4}},
              {{"patch", int64_t{7}}, {"images", int64_t{2}}, {"height", int64_t{14}}, {"width", int64_t{21}}},
              {{1, {5, 0, 3, 2}}}},
+            // Patches that are visible more than once.
+            {{{8, 27}, {8}},
+             {{"patch", int64_t{3}}, {"images", int64_t{2}}, {"height", int64_t{6}}, {"width", int64_t{7}}},
+             {{1, {2, 0, 2, 2, 1, 1, 3, 0}}}},
             {{{12, 32}, {}},
              {{"patch", int64_t{4}},
               {"order", std::string("channels_first")},

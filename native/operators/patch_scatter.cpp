@@ -85,9 +85,9 @@ void gradient_reference(const Arguments& a, const std::vector<ReferenceTensor>& 
       of_positions[row % patches * width + j] += std::abs(dy);
     }
   }
-  for (int64_t j = 0; j < width; ++j) out[1].errors[j] = kRoundingF32 * roundings_of_products(rows) * of_mask[j];
+  for (int64_t j = 0; j < width; ++j) out[1].errors[j] = kRoundingF32 * roundings_of_terms(rows) * of_mask[j];
   for (int64_t j = 0; j < patches * width; ++j) {
-    out[2].errors[j] = kRoundingF32 * roundings_of_products(images) * of_positions[j];
+    out[2].errors[j] = kRoundingF32 * roundings_of_terms(images) * of_positions[j];
   }
 }
 

@@ -10,8 +10,9 @@ struct PatchGrid {
   int64_t images, channels, height, width, patch;
   bool channels_first;  // in a patch's row: [channel][y][x] as convolutions have it, or [y][x][channel] as masked autoencoders
 
+  int64_t rows() const { return height / patch; }
   int64_t columns() const { return width / patch; }
-  int64_t patches() const { return height / patch * columns(); }
+  int64_t patches() const { return rows() * columns(); }
   int64_t depth() const { return channels * patch * patch; }
   // Where element `element` of patch `index` lies in an image.
   int64_t pixel(int64_t index, int64_t element) const {

@@ -85,6 +85,10 @@ void test_rules() {
     refuse("source does not stand before", [=](Graph& g) { g.values[3].source = source; });
   }
   refuse("a view needs columns", [](Graph& g) { g.values[3].source = 1; });
+  refuse("a view needs columns of a matrix", [](Graph& g) {
+    g.values[2].type.shape = {1, 2, 8};
+    g.values[3].type.shape = {1, 2, 4};
+  });
   refuse("a view needs columns", [](Graph& g) {
     g.values[0].type.shape = {};
     g.values[3].source = 0;

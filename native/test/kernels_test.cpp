@@ -254,6 +254,26 @@ void test_far_activations(const KernelTable& kernels) {
 }
 
 // The engine's own threads flush denormals, in what they read and in what they write; the thread that asks does not.
+// The sign of a difference decides a gradient, however small it is; what is not finite stays so, whatever the mask says.
+void test_signs_of_differences(const KernelTable& kernels) {
+  constexpr float kTiny = std::numeric_limits<float>::min(), kInfinity = std::numeric_limits<float>::infinity();
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const std::vector<float> prediction{kTiny, -kTiny, 0.0f, 3.0f, 1.0f, 2e38f, -2e38f, kInfinity, -kInfinity, nan, 5.0f, 5.0f};
+  const std::vector<float> target{0.0f, 0.0f, 0.0f, 1.0f, 3.0f, -1e38f, 1e38f, 0.0f, 0.0f, 0.0f, 5.0f, 4.0f};
+  const std::vector<float> mask{1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 0.0f, 1.0f, 1.0f, 0.0f};
+  const std::vector<float> expected{0.5f, -0.5f, 0.0f, 0.5f, -0.5f, 0.5f, -0.5f, nan, nan, nan, 0.0f, 0.0f};
+  std::vector<float> out(prediction.size() + 1, 7.0f);
+  const int64_t count = static_cast<int64_t>(prediction.size());
+  const MaskedL1 line{prediction.data(), target.data(), mask.data(), out.data(), 1, count, count, count, 0.5f};
+  kernels.masked_l1_gradient(&line);
+  int64_t wrong = out.back() != 7.0f;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    wrong += std::isnan(expected[i]) ? !std::isnan(out[i]) : !(out[i] == expected[i]);
+  }
+  check(wrong == 0, std::string(kernels.name) + " gives differences their signs");
+  check(std::isnan(kernels.masked_l1(&line)), std::string(kernels.name) + " keeps a loss that is not finite");
+}
+
 void test_denormals() {
   const auto halves = [](float x) {
     volatile float value = x;
@@ -285,6 +305,7 @@ int main() {
     test_activations(kernels);
     test_far_activations(kernels);
     test_derivatives(kernels);
+    test_signs_of_differences(kernels);
     std::printf("%s\n", isa.c_str());
   }
   test_denormals();

@@ -1,5 +1,6 @@
 // Every row of the operator table, on every instruction set of this machine (and, compiled with OMNI_ID_TEST_CUDA, on a CUDA
-// device, emulated or real), in f32 and bf16, against the row's reference in double precision. A row without cases fails. Every
+// device, emulated or real), in f32 and bf16, against the row's reference in double precision; and the same with matrices and
+// vectors that are columns of wider ones. A row without cases fails. Every
 // element may be off by what its reference says (graph/rounding.h) and by the rounding of the output; bf16 inputs are rounded
 // before both computations.
 #include <algorithm>
@@ -89,6 +90,7 @@ bool takes_bf16(const OperatorRow& row, const InputRule& rule) {
       {"linear_weight_gradient", {"d", "x"}},
       {"layer_norm_gradient", {"dy"}},
       {"concat_rows_gradient", {"dy"}},
+      {"place_columns", {"x"}},
       {"patch_gather_gradient", {"rows"}},
       {"patch_scatter", {"rows"}},
       {"add", {"a", "b"}},
@@ -100,9 +102,17 @@ bool takes_bf16(const OperatorRow& row, const InputRule& rule) {
 }
 
 // Runs one case as a plan of a single node; a result for each output. `narrow`: activations and matrices in bf16 wherever the
-// operator takes them. `packed`: matrices are weights, which the device packs, and not inputs like any other.
-std::vector<Result> run_case(const OperatorRow& row, const OperatorCase& one, bool narrow, bool packed,
+// operator takes them. `packed`: matrices are weights, which the device packs, and not inputs like any other. `views`: inputs
+// of one or two dimensions are columns of wider ones, which hold NaN besides.
+struct Mode {
+  bool narrow, packed, views;
+};
+
+constexpr int64_t kColumnsBefore = 3, kColumnsAfter = 2;
+
+std::vector<Result> run_case(const OperatorRow& row, const OperatorCase& one, const Mode& mode,
                              const std::shared_ptr<Device>& device) {
+  const auto& [narrow, packed, views] = mode;
   std::mt19937 random(static_cast<uint32_t>(one.inputs[0].empty() ? 1 : one.inputs[0].back() * 7919 + one.inputs.size()));
   std::normal_distribution<double> normal;
   Graph graph;
@@ -112,9 +122,11 @@ std::vector<Result> run_case(const OperatorRow& row, const OperatorCase& one, bo
     const InputRule& rule = row.inputs[i];
     const bool absent = i >= one.inputs.size() || one.inputs[i].empty();
     references.push_back({absent ? Shape{0} : one.inputs[i], {}, {}});
-    node.inputs.push_back(absent ? -1 : static_cast<int>(graph.values.size()));
-    if (absent) continue;
-    Value& value = graph.values.emplace_back();
+    if (absent) {
+      node.inputs.push_back(-1);
+      continue;
+    }
+    Value value;
     value.type = {rule.role == InputRole::index     ? DType::i32
                   : narrow && takes_bf16(row, rule) ? DType::bf16
                                                     : DType::f32,
@@ -128,6 +140,17 @@ std::vector<Result> run_case(const OperatorRow& row, const OperatorCase& one, bo
       references[i].values.push_back(rule.role == InputRole::index ? one.indices.at(i)[static_cast<size_t>(j)]
                                                                    : rounded(normal(random), value.type.dtype));
     }
+    const bool is_weight = packed && rule.role == InputRole::matrix;
+    if (views && rule.role != InputRole::index && !is_weight && one.inputs[i].size() <= 2) {
+      Value wide = value;
+      wide.type.shape.back() += kColumnsBefore + kColumnsAfter;
+      value.kind = Value::Kind::view;
+      value.source = static_cast<int>(graph.values.size());
+      value.column = kColumnsBefore;
+      graph.values.push_back(wide);
+    }
+    node.inputs.push_back(static_cast<int>(graph.values.size()));
+    graph.values.push_back(value);
   }
   const std::vector<Value> inputs = graph.values;
   std::vector<const TensorType*> types;
@@ -149,6 +172,19 @@ std::vector<Result> run_case(const OperatorRow& row, const OperatorCase& one, bo
       weights->set(name, one.inputs[i], given.data());
       value.kind = Value::Kind::weight;
       value.parts = {name};
+    } else if (value.kind == Value::Kind::view) {
+      Value& wide = graph.values[static_cast<size_t>(value.source)];
+      wide.name = name;
+      bindings[name] = {device->allocate(std::max<size_t>(1, wide.type.bytes())), 0};
+      std::vector<std::byte> bytes(wide.type.bytes(), std::byte{0xff});
+      const int64_t columns = value.type.columns();
+      for (int64_t r = 0; r < value.type.rows(); ++r) {
+        const auto first = references[i].values.begin() + r * columns;
+        const std::vector<std::byte> row_bytes = bytes_of(dtype, {first, first + columns});
+        const int64_t element = r * wide.type.columns() + kColumnsBefore;
+        std::copy(row_bytes.begin(), row_bytes.end(), bytes.begin() + element * static_cast<int64_t>(size_of(dtype)));
+      }
+      device->write(*bindings[name].buffer, 0, bytes.data(), bytes.size());
     } else {
       value.name = name;
       bindings[name] = {device->allocate(std::max<size_t>(1, value.type.bytes())), 0};
@@ -201,13 +237,19 @@ void test_against_reference(const std::shared_ptr<Device>& device) {
     size_t ran = 0;
     const bool has_matrices = std::any_of(row->inputs.begin(), row->inputs.end(),
                                           [](const InputRule& rule) { return rule.role == InputRole::matrix; });
-    for (const auto& [narrow, packed] : {std::pair(false, true), {true, true}, {false, false}, {true, false}}) {
-      if (!packed && !has_matrices) continue;
+    for (const Mode& mode : {Mode{false, true, false},
+                             {true, true, false},
+                             {false, false, false},
+                             {true, false, false},
+                             {false, false, true},
+                             {true, false, true}}) {
+      const auto& [narrow, packed, views] = mode;
+      if (!packed && !views && !has_matrices) continue;
       double worst = 0.0;  // error / tolerance
       for (const OperatorCase& one : row->cases) {
         std::vector<Result> results;
         try {
-          results = run_case(*row, one, narrow, packed, device);
+          results = run_case(*row, one, mode, device);
         } catch (const EngineError& error) {
           check(false, std::string(row->name) + " on " + isa + (narrow ? " bf16" : " f32") + " with " +
                            to_string(one.inputs[0]) + ": " + error.code() + ", " + error.what());
@@ -223,16 +265,17 @@ void test_against_reference(const std::shared_ptr<Device>& device) {
             if (!(ratio <= of_case)) of_case = ratio, off = error, allowed = tolerance;
           }
           if (!(of_case <= worst)) worst = of_case;
-          check(of_case <= 1.0, std::string(row->name) + " on " + isa + (narrow ? " bf16" : " f32") + " with " +
-                                    to_string(one.inputs[0]) + ", output " + std::to_string(output) + ": error " +
+          check(of_case <= 1.0, std::string(row->name) + " on " + isa + (narrow ? " bf16" : " f32") + (views ? " views" : "") +
+                                    " with " + to_string(one.inputs[0]) + ", output " + std::to_string(output) + ": error " +
                                     std::to_string(off) + ", at most " + std::to_string(allowed));
         }
         ++ran;
       }
       std::printf("%-12s %-24s %-5s %-9s worst error %.2f of the tolerance\n", isa.c_str(), row->name, narrow ? "bf16" : "f32",
-                  !has_matrices ? ""
-                  : packed      ? "packed"
-                                : "unpacked",
+                  views           ? "views"
+                  : !has_matrices ? ""
+                  : packed        ? "packed"
+                                  : "unpacked",
                   worst);
     }
     check(ran > 0, std::string(row->name) + " ran");
@@ -290,7 +333,7 @@ void test_rejections(const std::shared_ptr<Device>& device) {
   const auto code = [&](OperatorRow row, const OperatorCase& bad) {
     // The reference would read out of bounds too, so only the plan's own check can be what answers.
     row.reference = [](const Arguments&, const std::vector<ReferenceTensor>&, std::vector<ReferenceTensor>&) {};
-    return test::code_of<EngineError>([&] { run_case(row, bad, false, true, device); });
+    return test::code_of<EngineError>([&] { run_case(row, bad, {false, true, false}, device); });
   };
   const OperatorCase& ragged = operators::attention.cases[6];
   check(code(operators::attention, ragged).empty(), "attention takes the offsets that the others are made of");

@@ -3,7 +3,7 @@ import { inspectDataset, type DatasetSummary } from '../data/inspect.js';
 import { openDataset } from '../data/open_dataset.js';
 import { ArgumentError } from '../errors.js';
 import { warnOf } from './dataset_pack.js';
-import { exitCodes, interruptSignal, printJson, progressBar } from './output.js';
+import { counted, exitCodes, interruptSignal, printJson, progressBar } from './output.js';
 
 export interface DatasetInspectCommand {
   readonly inputs: number;
@@ -16,7 +16,9 @@ export interface DatasetInspectCommand {
 const rowsShown = 10;
 
 /** Photos per identity in at most `rowsShown` rows: neighbouring numbers share one where there are more. */
-function histogram({ photosPerIdentity }: DatasetSummary): { label: string; identities: number }[] {
+function histogram({
+  photosPerIdentity,
+}: Pick<DatasetSummary, 'photosPerIdentity'>): { label: string; identities: number }[] {
   const least = photosPerIdentity[0]?.photos ?? 0;
   const most = photosPerIdentity.at(-1)?.photos ?? 0;
   const width = Math.ceil((most - least + 1) / rowsShown);
@@ -30,7 +32,7 @@ function histogram({ photosPerIdentity }: DatasetSummary): { label: string; iden
   return rows;
 }
 
-function print(summary: DatasetSummary, short: number, needed: string): void {
+function print(summary: Omit<DatasetSummary, 'brokenAtFirstSight'>, short: number, needed: string): void {
   const { name, identities, photos, maskShare, sizes, sizesOf } = summary;
   console.log(`${name}: ${identities} identities, ${photos} photos`);
   console.log('photos per identity:');
@@ -59,7 +61,7 @@ export async function datasetInspect(folder: string, options: DatasetInspectComm
   const signal = interruptSignal();
   const dataset = await openDataset(folder);
   try {
-    const summary = await inspectDataset(dataset, signal);
+    const { brokenAtFirstSight, ...summary } = await inspectDataset(dataset, signal);
     const enough = Math.max(inputs, targets);
     const short = summary.photosPerIdentity
       .filter(({ photos }) => photos < enough)
@@ -68,34 +70,37 @@ export async function datasetInspect(folder: string, options: DatasetInspectComm
     const onProgress = (done: number, total: number): void => {
       bar.update(done, total);
     };
-    const bad =
-      options.check === true
-        ? await unreadablePhotos(dataset, { signal, onProgress }).finally(() => {
-            bar.stop();
-          })
-        : undefined;
+    const checked = options.check === true;
+    const bad = checked
+      ? await unreadablePhotos(dataset, { signal, onProgress }).finally(() => {
+          bar.stop();
+        })
+      : brokenAtFirstSight;
     if (options.json === true) {
       printJson({
         ...summary,
         inputs,
         targets,
         shortOfPhotos: short,
-        ...(bad && {
-          unreadable: bad.map(({ identity, photo, error }) => ({
-            identity: dataset.identityName(identity),
-            photo,
-            code: error.code,
-            message: error.message,
-          })),
-        }),
+        checked,
+        unreadable: bad.map(({ identity, photo, error }) => ({
+          identity: dataset.identityName(identity),
+          photo,
+          code: error.code,
+          message: error.message,
+        })),
       });
     } else {
       print(summary, short, `${inputs} inputs and ${targets} targets`);
-      if (bad)
-        console.log(bad.length === 0 ? 'all photos can be read' : `${bad.length} photos cannot be read`);
+      const cannot = `${counted(bad.length, 'photo')} cannot be read`;
+      if (checked) console.log(bad.length === 0 ? 'all photos can be read' : cannot);
+      else {
+        const seen = bad.length === 0 ? '' : `${cannot} of the ${summary.sizesOf + bad.length} that were looked at; `; // prettier-ignore
+        console.log(`${seen}photos were not decoded: --check decodes all of them`);
+      }
     }
-    if (bad) warnOf(bad);
-    return bad && bad.length > 0 ? exitCodes.failed : exitCodes.ok;
+    warnOf(bad);
+    return bad.length > 0 ? exitCodes.failed : exitCodes.ok;
   } finally {
     await dataset.close();
   }

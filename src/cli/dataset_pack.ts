@@ -2,9 +2,9 @@ import { resolve } from 'node:path';
 import type { UnreadablePhoto } from '../data/check_dataset.js';
 import { openDataset } from '../data/open_dataset.js';
 import { photosToPack, type PhotoEncoding } from '../data/pack.js';
-import { writeShards } from '../data/shard_writer.js';
+import { checkPackedPhotos, writeShards } from '../data/shard_writer.js';
 import { ArgumentError } from '../errors.js';
-import { exitCodes, interruptSignal, printJson, progressBar, warn } from './output.js';
+import { counted, exitCodes, interruptSignal, printJson, progressBar, warn } from './output.js';
 
 export interface DatasetPackCommand {
   readonly out: string;
@@ -39,6 +39,7 @@ export async function datasetPack(folder: string, options: DatasetPackCommand): 
   try {
     let total = 0;
     for (let i = 0; i < dataset.identities; i++) total += dataset.photos(i);
+    checkPackedPhotos(total);
     const { encoding = 'npy', size } = options;
     const photos = photosToPack(dataset, {
       size,
@@ -69,7 +70,7 @@ export async function datasetPack(folder: string, options: DatasetPackCommand): 
     } else {
       const { identities, shards, bytes } = written;
       console.log(
-        `${options.out}: ${written.photos} photos of ${identities} identities in ${shards.length} shards (${(bytes / 1e6).toFixed(1)} MB)`,
+        `${options.out}: ${counted(written.photos, 'photo')} of ${counted(identities, 'identity', 'identities')} in ${counted(shards.length, 'shard')} (${(bytes / 1e6).toFixed(1)} MB)`,
       );
     }
     return bad.length > 0 ? exitCodes.failed : exitCodes.ok;

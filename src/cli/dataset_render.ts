@@ -1,9 +1,9 @@
 import { Option, type Command } from 'commander';
-import { heldOutSeed } from '../data/rendered.js';
+import { heldOutSeed, mostRenderedPixels } from '../data/rendered.js';
 import { RenderedDataset } from '../data/rendered_dataset.js';
 import { openRenderedFolder, writeRenderedFolder } from '../data/rendered_folder.js';
 import { renderedPhotos, type RenderedEncoding } from '../data/rendered_photos.js';
-import { writeShards } from '../data/shard_writer.js';
+import { checkPackedPhotos, writeShards } from '../data/shard_writer.js';
 import { ArgumentError } from '../errors.js';
 import { jsonOption, number, wholeNumber } from './options.js';
 import { exitCodes, interruptSignal, printJson, progressBar, warn } from './output.js';
@@ -24,8 +24,10 @@ export interface DatasetRenderCommand {
 /** `omni-id dataset render`: people and views from seeds, as a data set on disk. */
 export async function datasetRender(options: DatasetRenderCommand): Promise<number> {
   const { identities, views, size, out, firstSeed, firstView, crop, encoding, format } = options;
-  if (size < 1 || size > 2048) throw new ArgumentError(`--size ${size}: expected 1 to 2048 pixels`);
+  if (size < 1 || size > mostRenderedPixels)
+    throw new ArgumentError(`--size ${size}: expected 1 to ${mostRenderedPixels} pixels`);
   const dataset = new RenderedDataset({ identities, views, firstSeed, firstView, crop });
+  if (format === 'shards') checkPackedPhotos(identities * views);
   if (firstSeed < heldOutSeed && firstSeed + identities > heldOutSeed) {
     warn(
       `seeds from ${heldOutSeed} on are held out by convention; ${firstSeed} to ${firstSeed + identities - 1} are both`,

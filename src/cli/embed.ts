@@ -8,7 +8,7 @@ import { writeNpy } from '../io/npy.js';
 import { writeSafetensors } from '../io/safetensors_writer.js';
 import type { ComputeDType } from '../models/model.js';
 import { OmniIdEncoder, type IdentityTokens } from '../models/omni_id_encoder.js';
-import { exitCodes, interruptSignal, printJson, progressBar, warn } from './output.js';
+import { counted, exitCodes, interruptSignal, printJson, progressBar, warn } from './output.js';
 
 export interface EmbedCommand {
   readonly group: Grouping;
@@ -28,10 +28,6 @@ async function checkOutput(path: string): Promise<void> {
   if (!endings.includes(endingOf(path)))
     throw new ArgumentError(`--out ${path}: expected a name ending in ${endings.join(', ')}`);
   await checkWritable(path, `--out ${path}`);
-}
-
-function counted(n: number, one: string, many = `${one}s`): string {
-  return `${n} ${n === 1 ? one : many}`;
 }
 
 async function writeTokens(path: string, result: IdentityTokens, names: readonly string[]): Promise<void> {

@@ -83,6 +83,7 @@ async function report(
     threads,
     signal,
     onProgress: bar.onProgress,
+    onCaution: warn,
   }).finally(() => {
     bar.stop();
   });
@@ -97,8 +98,6 @@ export async function evaluateCommand(options: EvaluateCommand): Promise<number>
     const flag = useless.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
     throw new ArgumentError(`--${flag} is of rendered people: expected it without --data`);
   }
-  if (firstSeed !== undefined && firstSeed < heldOutSeed)
-    warn(`people of seeds below ${heldOutSeed} may have been trained on`);
   const signal = interruptSignal();
   const started = performance.now();
   const dataset = options.data === undefined ? undefined : await openDataset(options.data);
@@ -125,7 +124,7 @@ export function addEvaluateCommand(program: Command): void {
       .requiredOption('--weights <dir>', 'what training has written: an encoder with its decoder in mtd/')
       .option(
         '--data <dir>',
-        'identity folders or .tar shards, of which the last people are held out (default: rendered people)',
+        'identity folders or .tar shards; people that training held out are taken, where the weights do not tell, the last ones (default: rendered people)',
       )
       .option('--identities <n>', 'people whose photos are rebuilt, at most (default: 64)', wholeNumber)
       .option('--views <n>', 'photos of each, inputs and targets together (default: 16)', wholeNumber)

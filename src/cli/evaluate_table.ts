@@ -15,6 +15,13 @@ function table(rows: readonly (readonly string[])[]): string {
 const signed = (value: number): string => (value < 0 ? '−' : '+') + Math.abs(value).toFixed(4);
 const spread = ({ standardError }: Estimate): string => ` ± ${standardError.toFixed(4)}`;
 
+/** Why these people. */
+const whose = {
+  seeds: '',
+  training: ', held out by training',
+  last: ', the last ones: the weights do not tell who was held out',
+};
+
 /** What was found out, for people. */
 export function evaluationTable(report: EvaluationReport): string {
   const { right, otherPerson, meanPerson, byPhotos, sameColouringOtherShape, sameShapeOtherColouring } =
@@ -53,7 +60,7 @@ export function evaluationTable(report: EvaluationReport): string {
     ]),
   ];
   const lines = [
-    `${report.people} people (${report.data}), ${report.targets} targets, ` +
+    `${report.people} people (${report.data}${whose[report.chosenBy]}), ${report.targets} targets, ` +
       `${report.visiblePatches} of ${report.patches} patches visible`,
     ...(report.tooFewPhotos > 0 ? [`left out for lack of photos: ${report.tooFewPhotos} people`] : []),
     ...(report.unreadablePhotos > 0 ? [`photos that could not be read: ${report.unreadablePhotos}`] : []),

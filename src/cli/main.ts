@@ -1,14 +1,15 @@
 #!/usr/bin/env node
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError, Option } from 'commander';
-import { ArgumentError, messageOf, OmniIdError } from '../errors.js';
+import { ArgumentError, InterruptedError, messageOf, OmniIdError } from '../errors.js';
+import { exitCodeOf } from '../train/signals.js';
 import { addDatasetCommand } from './dataset.js';
 import { embed, type EmbedCommand } from './embed.js';
 import { addEvaluateCommand } from './evaluate.js';
 import { convert, info, init } from './models.js';
 import { jsonOption, wholeNumber } from './options.js';
 import { addTrainCommand } from './train.js';
-import { exitCodes, Interrupted, printJson, warn } from './output.js';
+import { exitCodes, printJson, warn } from './output.js';
 import { addReconstructCommand } from './reconstruct.js';
 
 /** package.json lies one folder above both src/cli/.. and dist/. */
@@ -133,19 +134,14 @@ function report(error: unknown): number {
     }
     return exitCodes.usage;
   }
-  const interrupted = error instanceof Interrupted;
-  const code = interrupted ? 'ERR_INTERRUPTED' : error instanceof OmniIdError ? error.code : 'ERR_INTERNAL';
+  const code = error instanceof OmniIdError ? error.code : 'ERR_INTERNAL';
   const message = messageOf(error);
   if (process.argv.includes('--json')) printJson({ error: { code, message } });
   else
     warn(
-      error instanceof OmniIdError || interrupted
-        ? message
-        : error instanceof Error
-          ? (error.stack ?? message)
-          : message,
+      error instanceof OmniIdError ? message : error instanceof Error ? (error.stack ?? message) : message,
     );
-  if (interrupted) return exitCodes.interrupted;
+  if (error instanceof InterruptedError) return exitCodeOf(error.signal);
   return error instanceof ArgumentError ? exitCodes.usage : exitCodes.failed;
 }
 

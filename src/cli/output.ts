@@ -1,4 +1,5 @@
 import { SingleBar } from 'cli-progress';
+import { InterruptedError } from '../errors.js';
 
 /** Exit codes, for scripts. */
 export const exitCodes = {
@@ -36,18 +37,15 @@ export function progressBar(what: string): { update(done: number, total: number)
 export function interruptSignal(): AbortSignal {
   const controller = new AbortController();
   process.once('SIGINT', () => {
-    controller.abort(new Interrupted());
+    controller.abort(new InterruptedError('SIGINT', 'interrupted'));
     process.once('SIGINT', () => process.exit(exitCodes.interrupted));
   });
   return controller.signal;
 }
 
-/** Why a command that Ctrl-C stopped did not finish. */
-export class Interrupted extends Error {
-  constructor() {
-    super('interrupted');
-    this.name = 'Interrupted';
-  }
+/** `1 photo`, `2 photos`. */
+export function counted(n: number, one: string, many = `${one}s`): string {
+  return `${n} ${n === 1 ? one : many}`;
 }
 
 export function printJson(value: unknown): void {

@@ -7,7 +7,7 @@ import { trainingPresets } from '../train/presets.js';
 import { exitCodeOf } from '../train/signals.js';
 import { train } from '../train/trainer.js';
 import { jsonOption } from './options.js';
-import { exitCodes, printJson } from './output.js';
+import { counted, exitCodes, printJson } from './output.js';
 
 interface TrainCommand {
   readonly preset?: keyof typeof trainingPresets;
@@ -22,6 +22,7 @@ export async function trainCommand(file: string | undefined, options: TrainComma
   const { preset, set, resume = false } = options;
   if ((file === undefined) === (preset === undefined))
     throw new ArgumentError('expected a configuration file or --preset, one of the two');
+  if (options.out === '') throw new ArgumentError('--out is empty: expected a folder');
   const source = file ?? { json: trainingPresets[preset ?? 'nano-synth'], name: `preset ${preset ?? ''}` };
   const config = await readTrainingConfig(source, set);
   const runFolder = resolve(options.out ?? `runs/${preset ?? 'train'}`);
@@ -34,8 +35,8 @@ export async function trainCommand(file: string | undefined, options: TrainComma
       `step ${step} of ${config.steps}`,
       ...(Number.isNaN(loss) ? [] : [`loss ${loss.toFixed(4)}`]),
       ...(heldOutLoss === undefined ? [] : [`held-out loss ${heldOutLoss.toFixed(4)}`]),
-      ...(skipped > 0 ? [`${skipped} steps skipped`] : []),
-      ...(unreadablePhotos > 0 ? [`${unreadablePhotos} photos could not be read`] : []),
+      ...(skipped > 0 ? [`${counted(skipped, 'step')} skipped`] : []),
+      ...(unreadablePhotos > 0 ? [`${counted(unreadablePhotos, 'photo')} could not be read`] : []),
     ];
     console.log(`${runFolder}: ${facts.join(', ')}${finished ? '' : '; go on with --resume'}`);
   }

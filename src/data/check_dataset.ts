@@ -1,4 +1,4 @@
-import { DatasetError, ImageError } from '../errors.js';
+import { DatasetError, FileError, ImageError } from '../errors.js';
 import type { IdentityDataset } from './dataset.js';
 
 export interface CheckOptions {
@@ -10,7 +10,7 @@ export interface CheckOptions {
 export interface UnreadablePhoto {
   readonly identity: number;
   readonly photo: number;
-  readonly error: ImageError | DatasetError;
+  readonly error: ImageError | DatasetError | FileError;
 }
 
 /** Side of the photos that are only looked at, in pixels. */
@@ -38,6 +38,11 @@ async function eachIdentity(
   await Promise.all(Array.from({ length: atOnce }, work));
 }
 
+/** Whether an error is of one photo, and no mistake in a program. */
+export function isOfPhoto(error: unknown): error is UnreadablePhoto['error'] {
+  return error instanceof ImageError || error instanceof DatasetError || error instanceof FileError;
+}
+
 async function problemOf(
   dataset: IdentityDataset,
   identity: number,
@@ -47,7 +52,7 @@ async function problemOf(
     await dataset.read(identity, photo, checkSize);
     return undefined;
   } catch (error) {
-    if (error instanceof ImageError || error instanceof DatasetError) return { identity, photo, error };
+    if (isOfPhoto(error)) return { identity, photo, error };
     throw error;
   }
 }
@@ -69,7 +74,7 @@ export async function unreadablePhotos(
 
 /**
  * Makes sure, before training starts, that there is something to read of every identity; of most it decodes one photo only.
- * @throws {DatasetError} `ERR_DATASET` naming identities of which nothing can be read; the signal's reason
+ * @throws {DatasetError} `ERR_DATASET` naming identities of which nothing can be read; {FileError} `ERR_FILE`; the signal's reason
  */
 export async function requireReadable(dataset: IdentityDataset, options: CheckOptions = {}): Promise<void> {
   const lost: UnreadablePhoto[] = [];
@@ -78,6 +83,7 @@ export async function requireReadable(dataset: IdentityDataset, options: CheckOp
     for (let photo = 0; photo < dataset.photos(identity); photo++) {
       last = await problemOf(dataset, identity, photo);
       if (!last) return;
+      if (last.error instanceof FileError) throw last.error;
     }
     if (last) lost.push(last);
   });

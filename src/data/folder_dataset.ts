@@ -4,6 +4,7 @@ import { ArgumentError, DatasetError, FileError, messageOf } from '../errors.js'
 import type { EncodedDataset, EncodedImage, EncodedPhoto, TrainingPhoto } from './dataset.js';
 import { bytesOf, describePhoto, type PhotoPosition } from './photo.js';
 import { listPhotos, maskEnding, naturalOrder, type PhotoGroup } from './photo_files.js';
+import { readPhotoFile } from './read_file.js';
 import { decodeTrainingPhoto } from './training_photo.js';
 
 interface PhotoFile {
@@ -52,7 +53,7 @@ async function withMasks(photos: readonly string[]): Promise<PhotoFile[]> {
 }
 
 async function encodedImage(path: string, position: PhotoPosition): Promise<EncodedImage> {
-  const bytes = await bytesOf(path, describePhoto(path, position), position);
+  const bytes = await readPhotoFile(path, () => bytesOf(path, describePhoto(path, position), position));
   return { name: path, extension: extname(path).slice(1).toLowerCase(), bytes };
 }
 

@@ -1,4 +1,4 @@
-import { DatasetError, ImageError } from '../errors.js';
+import { isOfPhoto, type UnreadablePhoto } from './check_dataset.js';
 import type { EncodedDataset } from './dataset.js';
 import { photoSize } from './training_photo.js';
 
@@ -15,6 +15,8 @@ export interface DatasetSummary {
   readonly sizes: readonly { readonly width: number; readonly height: number; readonly photos: number }[];
   /** Photos whose size was looked at: spread evenly over the set. */
   readonly sizesOf: number;
+  /** Photos that were to be looked at, and are no photos: told by their first bytes. Those that are damaged further on need decoding. */
+  readonly brokenAtFirstSight: readonly UnreadablePhoto[];
 }
 
 /** Photos whose headers are read. */
@@ -38,6 +40,7 @@ export async function inspectDataset(dataset: EncodedDataset, signal?: AbortSign
   const sizes = new Map<string, { width: number; height: number; photos: number }>();
   let index = 0;
   let lookedAt = 0;
+  const broken: UnreadablePhoto[] = [];
   for (let identity = 0; identity < dataset.identities; identity++) {
     for (let photo = 0; photo < dataset.photos(identity); photo++) {
       if (index++ % stride !== 0) continue;
@@ -53,8 +56,8 @@ export async function inspectDataset(dataset: EncodedDataset, signal?: AbortSign
         found.photos++;
         lookedAt++;
       } catch (error) {
-        // Found by a check of all photos.
-        if (!(error instanceof ImageError || error instanceof DatasetError)) throw error;
+        if (!isOfPhoto(error)) throw error;
+        broken.push({ identity, photo, error });
       }
     }
   }
@@ -68,5 +71,6 @@ export async function inspectDataset(dataset: EncodedDataset, signal?: AbortSign
     maskShare: masks / photos,
     sizes: [...sizes.values()].sort((a, b) => b.photos - a.photos),
     sizesOf: lookedAt,
+    brokenAtFirstSight: broken,
   };
 }

@@ -1,8 +1,7 @@
 import sharp from 'sharp';
-import { DatasetError, ImageError } from '../errors.js';
 import { bytesToNpy } from '../io/npy.js';
 import type { EncodedDataset, TrainingPhoto } from './dataset.js';
-import type { UnreadablePhoto } from './check_dataset.js';
+import { isOfPhoto, type UnreadablePhoto } from './check_dataset.js';
 import type { PackedPhoto } from './shard_writer.js';
 import { decodeTrainingPhoto } from './training_photo.js';
 
@@ -59,7 +58,7 @@ export async function* photosToPack(
         const decoded = await decodeTrainingPhoto(encoded, size, { identity, photo });
         yield { identity: name, ...(await encodedSquare(decoded, size, encoding)), labels };
       } catch (error) {
-        if (!(error instanceof ImageError || error instanceof DatasetError)) throw error;
+        if (!isOfPhoto(error)) throw error;
         onUnreadable({ identity, photo, error });
       }
     }

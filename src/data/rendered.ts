@@ -71,14 +71,22 @@ export interface RenderedPhoto extends TrainingPhoto {
   readonly expressionCoefficients: Float32Array;
 }
 
-const whole = (least: number, most: number): z.ZodType<number> =>
+/** Side of the largest picture, in pixels: the renderer's own bound. */
+export const mostRenderedPixels = 2048;
+/** People of one data set. They are listed and shuffled in memory, at some bytes each; ten times more than there are seeds below {@link heldOutSeed}. */
+export const mostPeople = 10_000_000;
+/** Photos of one person, which are shuffled in memory too. */
+export const mostViews = 100_000;
+
+/** @param why of the larger bound, where it is not plain */
+const whole = (least: number, most: number, why?: string): z.ZodType<number> =>
   z
     .any()
     .refine(
       (value) => Number.isSafeInteger(value) && (value as number) >= least && (value as number) <= most,
       {
         error: ({ input }) =>
-          `is ${describe(input)}, expected a whole number from ${least} to ${most === Number.MAX_SAFE_INTEGER ? '2^53 − 1' : most}`,
+          `is ${describe(input)}, expected a whole number from ${least} to ${most === Number.MAX_SAFE_INTEGER ? '2^53 − 1' : most}${why === undefined ? '' : ` (${why})`}`,
       },
     );
 const within = (least: number, most: number): z.ZodType<number> =>
@@ -108,7 +116,7 @@ const viewFields = {
   glasses: flag.optional(),
 };
 const seed = whole(0, Number.MAX_SAFE_INTEGER);
-const size = whole(1, 2048);
+const size = whole(1, mostRenderedPixels);
 const renderSchema = z.strictObject({
   ...viewFields,
   identity: seed,

@@ -2,7 +2,15 @@ import { z } from 'zod';
 import { ArgumentError } from '../errors.js';
 import { describe } from '../options.js';
 import type { IdentityDataset } from './dataset.js';
-import { checked, renderedFields, renderFace, type RenderedPhoto, type ViewOptions } from './rendered.js';
+import {
+  checked,
+  mostPeople,
+  mostViews,
+  renderedFields,
+  renderFace,
+  type RenderedPhoto,
+  type ViewOptions,
+} from './rendered.js';
 
 export interface RenderedDatasetOptions extends ViewOptions {
   /** How many people there are: at least 1. */
@@ -17,8 +25,8 @@ export interface RenderedDatasetOptions extends ViewOptions {
 
 const schema = z.strictObject({
   ...renderedFields.viewFields,
-  identities: renderedFields.whole(1, Number.MAX_SAFE_INTEGER),
-  views: renderedFields.whole(1, Number.MAX_SAFE_INTEGER),
+  identities: renderedFields.whole(1, mostPeople, 'people are listed in memory'),
+  views: renderedFields.whole(1, mostViews, 'the views of a person are listed in memory'),
   firstSeed: renderedFields.seed.optional(),
   firstView: renderedFields.seed.optional(),
 });

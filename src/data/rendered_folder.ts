@@ -3,6 +3,7 @@ import { mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promise
 import { join } from 'node:path';
 import { ArgumentError, FileError, messageOf } from '../errors.js';
 import { writeFileAtomically } from '../io/atomic_file.js';
+import { makeFolder } from '../io/files.js';
 import type { EncodedRender } from './rendered_photos.js';
 
 /** File in a folder of rendered people that says how they were drawn. */
@@ -30,7 +31,7 @@ export async function openRenderedFolder(
   const path = join(folder, settingsName);
   const text = `${JSON.stringify(settings, null, 2)}\n`;
   const names = await withFileErrors(folder, async () => {
-    await mkdir(folder, { recursive: true });
+    await makeFolder(folder);
     return (await readdir(folder)).filter((name) => !name.startsWith('.'));
   });
   if (names.length === 0) {

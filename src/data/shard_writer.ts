@@ -1,7 +1,8 @@
-import { mkdir, readdir, rm, type FileHandle } from 'node:fs/promises';
+import { readdir, rm, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DatasetError, FileError, messageOf } from '../errors.js';
 import { writeFileAtomically } from '../io/atomic_file.js';
+import { makeFolder } from '../io/files.js';
 import { tarEnd, tarHeader, tarPadding } from '../io/tar.js';
 import type { EncodedImage } from './dataset.js';
 import { indexName, indexText, type Shard, type ShardFile, type ShardSample } from './shard_index.js';
@@ -31,6 +32,16 @@ export interface WrittenShards {
 }
 
 const defaultShardBytes = 1024 ** 3;
+/** Photos of one data set: its index, some 150 bytes a photo, is one text, of which V8 allows 512 MB, and is read as a whole. */
+export const mostPackedPhotos = 2_000_000;
+
+/** @throws {DatasetError} `ERR_DATASET` for more photos than the index of shards can hold; found out before hours of work */
+export function checkPackedPhotos(photos: number): void {
+  if (photos <= mostPackedPhotos) return;
+  throw new DatasetError(
+    `${photos} photos are too many for one data set of shards: expected at most ${mostPackedPhotos} (their index is read as one text)`,
+  );
+}
 /** Bytes that are written at a time. */
 const pieceBytes = 1024 * 1024;
 
@@ -147,9 +158,9 @@ async function writeShard(
 
 /** Throws unless the folder can take a data set: made when it is not there, and without another one's shards. */
 async function prepareFolder(folder: string): Promise<void> {
+  await makeFolder(folder);
   let names: string[];
   try {
-    await mkdir(folder, { recursive: true });
     names = await readdir(folder);
   } catch (error) {
     throw new FileError(`cannot write to ${folder}: ${messageOf(error)}`, { cause: error });
@@ -184,7 +195,7 @@ export async function writeShards(
       const name = `train-${String(shards.length).padStart(6, '0')}.tar`;
       await writeFileAtomically(join(folder, name), async (file) => {
         const shard = await writeShard(file, upcoming, numbers, shardBytes, signal, () => {
-          count++;
+          checkPackedPhotos(++count);
           onPhoto?.(count);
         });
         for (const { identity } of shard.samples) identities.add(identity);

@@ -5,6 +5,7 @@ import { readSlice } from '../io/tar.js';
 import type { EncodedDataset, EncodedImage, EncodedPhoto, TrainingPhoto } from './dataset.js';
 import { describePhoto } from './photo.js';
 import { naturalOrder } from './photo_files.js';
+import { readPhotoFile } from './read_file.js';
 import { checkShardSize, readIndex, scanShard, type Shard, type ShardSample } from './shard_index.js';
 import { decodeTrainingPhoto } from './training_photo.js';
 
@@ -146,8 +147,9 @@ export class ShardDataset implements EncodedDataset {
     const opened = this.shards[shard];
     try {
       if (!opened) throw new Error('the data set is closed');
-      return await readSlice(opened.file, offset, bytes);
+      return await readPhotoFile(`${opened.path}:${sample.key}`, () => readSlice(opened.file, offset, bytes));
     } catch (cause) {
+      if (cause instanceof FileError) throw cause;
       const position = { identity, photo };
       throw new ImageError(
         'ERR_IMAGE_UNREADABLE',

@@ -1,8 +1,17 @@
 import { RenderedDataset } from '../data/rendered_dataset.js';
+import { DeviceError } from '../errors.js';
+import { availableMemory } from '../io/memory.js';
 import { OmniIdEncoder } from '../models/omni_id_encoder.js';
 import type { TrainedPair } from '../models/trained_pair.js';
+import { choiceOf, type Choice } from './choice.js';
 import { readHeldOut } from './held_out.js';
-import { identityProbe, probedCoefficients, type EncoderProbe, type ProbeOptions } from './identity_probe.js';
+import {
+  identityProbe,
+  probedCoefficients,
+  widestFeatures,
+  type EncoderProbe,
+  type ProbeOptions,
+} from './identity_probe.js';
 import { swappedTokens, type Swapped } from './pairs.js';
 import { meanTokens, neighbours, peoplesTokens, type PeoplesTokens } from './peoples_tokens.js';
 import { PairedTargets, type ConditionReport } from './reconstruction.js';
@@ -12,6 +21,11 @@ import type { Estimate } from './statistics.js';
 export interface EvaluationReport {
   readonly data: string;
   readonly people: number;
+  /** Whom these are. */
+  readonly names: readonly string[];
+  readonly chosenBy: Choice['by'];
+  /** Reasons to think that some of them were trained on. */
+  readonly cautions: readonly string[];
   /** People that were left out, because there are too few photos of them that can be read. */
   readonly tooFewPhotos: number;
   readonly unreadablePhotos: number;
@@ -59,11 +73,11 @@ type Stage = (name: string, total: number) => (more: number) => void;
  * how much of the shape is told by ℓ. The same options give the same numbers.
  *
  * Peak memory: all photos of the people, decoded; the probe's features (a `nano` encoder: 180 MB each for 1,800 people, trained and untrained).
- * @throws {ArgumentError} `ERR_INVALID_ARGUMENT`; {DatasetError} `ERR_DATASET` when fewer than two people have enough photos; the signal's reason
- *   when aborted
+ * @throws {ArgumentError} `ERR_INVALID_ARGUMENT`; {DatasetError} `ERR_DATASET` when fewer than two people have enough photos; {DeviceError}
+ *   `ERR_OUT_OF_MEMORY`; the signal's reason when aborted
  */
 export async function evaluate(
-  { encoder, decoder }: Pick<TrainedPair, 'encoder' | 'decoder'>,
+  { encoder, decoder, heldOut }: Pick<TrainedPair, 'encoder' | 'decoder'> & Partial<TrainedPair>,
   options: EvaluateOptions = {},
 ): Promise<EvaluationReport> {
   const settings = settingsOf(options, decoder.config.maskRatio);
@@ -80,8 +94,11 @@ export async function evaluate(
 
   const dataset =
     data.kind === 'stored' ? data.dataset : new RenderedDataset({ identities, views, firstSeed, crop });
+  checkMemory(Math.min(identities, dataset.identities), encoder, decoder, settings);
+  const { by: chosenBy, identities: from, cautions } = choiceOf(heldOut, dataset, settings);
+  for (const caution of cautions) options.onCaution?.(caution);
   const { people, tooFewPhotos, unreadablePhotos } = await readHeldOut(dataset, {
-    identities, inputs: views - targets, targets, seed, inputSize: size, targetSize: decoder.config.imageSize, signal,
+    identities, from, inputs: views - targets, targets, seed, inputSize: size, targetSize: decoder.config.imageSize, signal,
     onPerson: (done, total) => onProgress?.({ stage: 'reading people', done, total }),
   }); // prettier-ignore
 
@@ -131,6 +148,9 @@ export async function evaluate(
   return {
     data: dataset.name,
     people: people.length,
+    names: people.map(({ name }) => name),
+    chosenBy,
+    cautions,
     tooFewPhotos,
     unreadablePhotos,
     inputs,
@@ -143,6 +163,26 @@ export async function evaluate(
     reconstruction,
     ...(probed && { probe: probed }),
   };
+}
+
+/** @throws {DeviceError} `ERR_OUT_OF_MEMORY` when so many people do not fit into memory: found out before anything is read */
+function checkMemory(
+  people: number,
+  { config: { vision, tokens, width } }: OmniIdEncoder,
+  { config: { imageSize } }: TrainedPair['decoder'],
+  { views, targets, probe }: ReturnType<typeof settingsOf>,
+): void {
+  const photos = people * ((views - targets) * 3 * vision.imageSize ** 2 + targets * 4 * imageSize ** 2);
+  const probed = probe ? probe.trainPeople + probe.testPeople : 0;
+  // f32, of a trained and an untrained encoder.
+  const features = 2 * 4 * probed * Math.min(tokens * width, widestFeatures);
+  const available = availableMemory();
+  if (photos + features <= available) return;
+  const gb = (bytes: number): string => `${(bytes / 1e9).toFixed(1)} GB`;
+  throw new DeviceError(
+    'ERR_OUT_OF_MEMORY',
+    `photos of ${people} people need ${gb(photos)} and the probe's features ${gb(features)}, available are ${gb(available)}: expected fewer identities, views, or people of the probe`,
+  );
 }
 
 /** The probe of an encoder, and of one with new weights beside it: what photos tell by themselves. */

@@ -26,8 +26,10 @@ export interface HeldOutPeople {
 }
 
 export interface HeldOutOptions {
-  /** How many people at most. */
+  /** How many people at most: the last ones. */
   readonly identities: number;
+  /** Numbers of the people to choose from, in order. Default: all. */
+  readonly from?: readonly number[] | undefined;
   readonly inputs: number;
   readonly targets: number;
   /** Of the choice of photos. */
@@ -54,16 +56,15 @@ export function checkCount(
 }
 
 /**
- * Reads the last people of a data set that have enough photos: those that training keeps out of one. Which of a person's photos are inputs and which are
- * targets follows from the seed. Peak memory: all of these photos, decoded.
+ * Reads the last people of a data set, or of some of it, that have enough photos. Which of a person's photos are inputs and which are targets follows from
+ * the seed. Peak memory: all of these photos, decoded.
  * @throws {DatasetError} `ERR_DATASET` when fewer than two people have enough photos; the signal's reason when aborted
  */
 export async function readHeldOut(dataset: IdentityDataset, options: HeldOutOptions): Promise<HeldOutPeople> {
   const { identities, inputs, targets, signal } = options;
   const wanted = inputs + targets;
-  const enough: number[] = [];
-  for (let identity = 0; identity < dataset.identities; identity++)
-    if (dataset.photos(identity) >= wanted) enough.push(identity);
+  const from = options.from ?? Array.from({ length: dataset.identities }, (_, identity) => identity);
+  const enough = from.filter((identity) => dataset.photos(identity) >= wanted);
   const chosen = enough.slice(-identities);
   const people: HeldOutPerson[] = [];
   let unreadablePhotos = 0;
@@ -77,10 +78,11 @@ export async function readHeldOut(dataset: IdentityDataset, options: HeldOutOpti
   }
   if (people.length < 2) {
     throw new DatasetError(
-      `${dataset.name} has ${people.length} people with ${wanted} readable photos (${inputs} inputs, ${targets} targets), expected at least 2`,
+      `${dataset.name} has ${people.length} people with ${wanted} readable photos (${inputs} inputs, ${targets} targets)${options.from ? ' among those that training held out' : ''}, ` +
+        'expected at least 2: ask for fewer photos of each (--views, in a program views)',
     );
   }
-  const tooFewPhotos = dataset.identities - enough.length + chosen.length - people.length;
+  const tooFewPhotos = from.length - enough.length + chosen.length - people.length;
   return { people, tooFewPhotos, unreadablePhotos };
 }
 

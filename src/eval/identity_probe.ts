@@ -31,7 +31,7 @@ export interface EncoderProbe {
 export const probedCoefficients = 10;
 
 /** Numbers of a person's features at most: 1,800 people's are 240 MB. */
-const widestFeatures = 32_768;
+export const widestFeatures = 32_768;
 
 /** Photos that are embedded in one call, while the next ones are rendered. */
 const photosPerCall = 48;

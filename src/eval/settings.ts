@@ -10,7 +10,7 @@ import type { ProbeOptions } from './identity_probe.js';
 export type EvaluationData =
   /** Rendered people from a seed on, which training has not seen. */
   | { readonly kind: 'rendered'; readonly firstSeed?: number | undefined; readonly crop?: number | undefined }
-  /** The last people of a data set, which training keeps out of it. */
+  /** People of a data set: those that training says it has held out, or else the last ones. */
   | { readonly kind: 'stored'; readonly dataset: IdentityDataset };
 
 export interface EvaluateOptions extends Pick<ComputeOptions, 'device' | 'threads'> {
@@ -33,6 +33,8 @@ export interface EvaluateOptions extends Pick<ComputeOptions, 'device' | 'thread
   /** Seed of the untrained encoder beside it. Default: 0. */
   readonly untrainedSeed?: number | undefined;
   readonly signal?: AbortSignal | undefined;
+  /** Told, before the work begins, of every reason to think that people were trained on. */
+  readonly onCaution?: ((caution: string) => void) | undefined;
   /** Called with what is going on, and how much of it is done. */
   readonly onProgress?:
     | ((progress: { readonly stage: string; readonly done: number; readonly total: number }) => void)

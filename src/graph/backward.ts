@@ -1,6 +1,6 @@
 import { gradientRules, type NodeGradient } from './gradients.js';
 import type { Graph, Node, Value } from './graph.js';
-import { add } from './operators.js';
+import { add, placeColumns, typeOf } from './operators.js';
 
 /** A value whose gradient is known: a loss and what it counts. */
 export interface Seed {
@@ -13,7 +13,7 @@ export interface Seed {
  * last to the first. Nothing is computed here, and there is no tape at run time.
  *
  * @param by what gradients are asked for by; `sums` holds gradients that the new ones are added to, for those that have one
- * @returns for each of `by` its gradient; undefined where no seed depends on it
+ * @returns for each of `by` its gradient, which may become an output of the graph; undefined where no seed depends on it
  */
 export function backward(
   graph: Graph,
@@ -22,21 +22,34 @@ export function backward(
   sums: ReadonlyMap<number, Value> = new Map(),
 ): (Value | undefined)[] {
   const way = new Backward(graph, by, sums);
-  for (const { value, gradient } of seeds) way.addTo(value, (sum) => (sum ? add(sum, gradient) : gradient));
+  for (const { value, gradient } of seeds) way.add(value, gradient);
   way.run();
-  return by.map((value) => (way.reached.has(value.index) ? way.total(value) : undefined));
+  const taken = new Set<number>();
+  return by.map((value) => {
+    const gradient = way.result(value);
+    // Several may have one gradient, or one that is given, or lies in the gradient of something else.
+    const own =
+      gradient && (graph.standsAlone(gradient) && !taken.has(gradient.index) ? gradient : copyOf(gradient));
+    if (own) taken.add(own.index);
+    return own;
+  });
 }
+
+const copyOf = (value: Value): Value =>
+  placeColumns(value, { column: 0, columns: value.columns, output: typeOf(value), sum: undefined });
 
 class Backward {
   /** What is known of the gradient by a value, by its index. */
   readonly #totals: Map<number, Value>;
   /** Values that a gradient was added to. */
-  readonly reached = new Set<number>();
+  readonly #reached = new Set<number>();
   readonly #nodes: readonly Node[];
-  /** Values that depend on what gradients are asked for by. */
+  /** Inputs and results that depend on what gradients are asked for by. */
   readonly #active = new Set<number>();
   /** For every value its views. */
   readonly #views = new Map<number, Value[]>();
+  /** For every part of a join the whole. */
+  readonly #joins = new Map<number, Value>();
   readonly #producers = new Map<number, { node: Node; output: number }>();
   /** Values that are read outside of the region that they are computed in: they are kept. */
   readonly #kept = new Set<number>();
@@ -50,8 +63,9 @@ class Backward {
   ) {
     this.#totals = new Map(sums);
     this.#nodes = [...graph.nodes];
-    for (const value of by) this.#active.add(value.index);
+    for (const value of by) for (const root of this.#rootsOf(value)) this.#active.add(root.index);
     for (const value of graph.values) {
+      for (const part of graph.partsOf(value) ?? []) this.#joins.set(part.index, value);
       const view = graph.viewOf(value);
       if (!view) continue;
       const others = this.#views.get(view.source.index);
@@ -64,58 +78,109 @@ class Backward {
       }
       for (const input of node.inputs) {
         if (!input) continue;
-        const root = graph.viewOf(input)?.source ?? input;
-        if (this.#active.has(root.index)) this.#active.add(input.index);
-        if (this.#producers.get(root.index)?.node.region !== node.region) this.#kept.add(root.index);
+        for (const root of this.#rootsOf(input))
+          if (this.#producers.get(root.index)?.node.region !== node.region) this.#kept.add(root.index);
       }
-      if (node.inputs.some((input) => input && this.#active.has(input.index))) {
-        for (const output of node.outputs) {
-          this.#active.add(output.index);
-          for (const view of this.#views.get(output.index) ?? []) this.#active.add(view.index);
-        }
-      }
+      if (this.#isActive(node)) for (const output of node.outputs) this.#active.add(output.index);
     }
   }
 
-  total(value: Value): Value | undefined {
-    return this.#totals.get(value.index);
-  }
-
-  addTo(value: Value, make: (sum: Value | undefined) => Value): void {
+  /** Adds to the gradient by a value, in its type. */
+  add(value: Value, gradient: Value): void {
     const sum = this.#totals.get(value.index);
-    if (sum && sum.dtype !== 'f32') this.#totals.set(value.index, add(sum, make(undefined)));
-    else this.#totals.set(value.index, make(sum));
-    this.reached.add(value.index);
+    const { columns } = value;
+    let total = gradient;
+    if (gradient.dtype !== value.dtype)
+      total = placeColumns(gradient, { column: 0, columns, output: typeOf(value), sum });
+    else if (sum) total = add(sum, gradient);
+    this.#set(value, total);
   }
 
   run(): void {
     for (const node of [...this.#nodes].reverse()) {
-      for (const output of node.outputs) this.#gatherViews(output);
-      const gradients = node.outputs.map((output) => this.total(output));
-      if (gradients.every((gradient) => gradient === undefined)) continue;
-      if (!node.inputs.some((input) => input && this.#active.has(input.index))) continue;
+      for (const output of node.outputs) this.#gather(output);
+      const gradients = node.outputs.map((output) => this.#totals.get(output.index));
+      if (gradients.every((gradient) => gradient === undefined) || !this.#isActive(node)) continue;
       const rule = gradientRules[node.op];
       if (!rule) throw new Error(`operator ${node.op} has no gradient`);
       rule.apply(this.#nodeGradient(node, gradients));
     }
   }
 
-  /** The gradients by a value's views, side by side, are its own. */
+  /** The gradient by a value, when the way back is done. */
+  result(value: Value): Value | undefined {
+    const view = this.graph.viewOf(value);
+    const source = view?.source ?? value;
+    this.#gather(source);
+    const total = this.#reached.has(source.index) ? this.#totals.get(source.index) : undefined;
+    return total && view ? this.graph.columns(total, view.column, value.columns) : total;
+  }
+
+  /** The inputs and results in whose memory a value lies. */
+  #rootsOf(value: Value): readonly Value[] {
+    const whole = this.graph.viewOf(value)?.source ?? value;
+    return this.graph.partsOf(whole) ?? [whole];
+  }
+
+  #isActive(node: Node): boolean {
+    return node.inputs.some((input) => input && this.#wants(input));
+  }
+
+  #wants(value: Value): boolean {
+    return this.#rootsOf(value).some((root) => this.#active.has(root.index));
+  }
+
+  #set(value: Value, total: Value): void {
+    this.#totals.set(value.index, total);
+    this.#reached.add(value.index);
+  }
+
+  /** As {@link add}, of an operator that can add to what is known in f32 in the same pass. */
+  #addInto(value: Value, make: (sum: Value | undefined) => Value): void {
+    const sum = this.#totals.get(value.index);
+    if (sum && sum.dtype !== 'f32') this.add(value, make(undefined));
+    else this.#set(value, make(sum));
+  }
+
+  /** Adds to the gradient by a value, all of whose readers are done, what is known by the values that share its memory. */
+  #gather(value: Value): void {
+    const join = this.#joins.get(value.index);
+    if (join) {
+      this.#joins.delete(value.index);
+      this.#gather(join);
+      const parts = this.graph.partsOf(join) ?? [];
+      const total = this.#totals.get(join.index);
+      let column = 0;
+      for (const part of parts.slice(0, parts.indexOf(value))) column += part.columns;
+      if (total) this.add(value, this.graph.columns(total, column, value.columns));
+    }
+    this.#gatherViews(value);
+  }
+
   #gatherViews(value: Value): void {
     const views = (this.#views.get(value.index) ?? []).filter((view) => this.#totals.has(view.index));
+    this.#views.delete(value.index);
     if (views.length === 0) return;
     const column = (view: Value): number => this.graph.viewOf(view)?.column ?? 0;
     views.sort((a, b) => column(a) - column(b));
+    const parts = views.map((view) => this.#known(this.#totals, view));
+    // Side by side they are the whole: the operators whose results they are write into it.
     let next = 0;
-    const parts = views.map((view) => {
-      if (column(view) !== next) throw new Error('views that overlap or leave columns out have no gradient');
+    const tile = views.every((view) => {
+      const begins = column(view) === next;
       next += view.columns;
-      return this.#known(this.#totals, view);
+      return begins;
     });
-    if (next !== value.columns) throw new Error('views that leave columns out have no gradient');
-    const whole = this.graph.join(parts);
-    const sum = this.#totals.get(value.index);
-    this.#totals.set(value.index, sum ? add(sum, whole) : whole);
+    const alone = new Set(parts).size === parts.length && parts.every((part) => this.graph.standsAlone(part));
+    if (tile && next === value.columns && alone && value.shape.length === 2) {
+      this.add(value, this.graph.join(parts));
+      return;
+    }
+    for (const view of views) {
+      const sum = this.#totals.get(value.index);
+      const place = { column: column(view), columns: value.columns, output: typeOf(value), sum };
+      this.#set(value, placeColumns(this.#known(this.#totals, view), place));
+    }
   }
 
   #nodeGradient(node: Node, gradients: readonly (Value | undefined)[]): NodeGradient {
@@ -132,9 +197,6 @@ class Backward {
         return undefined;
       return { node: producer.node, kept };
     };
-    const addTo = (value: Value, make: (sum: Value | undefined) => Value): void => {
-      this.addTo(value, make);
-    };
     return {
       node,
       input: (i) => {
@@ -148,13 +210,13 @@ class Backward {
       gradient: (output) => gradients[output],
       wants: (i) => {
         const value = node.inputs[i];
-        return value !== undefined && this.#active.has(value.index);
+        return value !== undefined && this.#wants(value);
       },
       add: (i, gradient) => {
-        addTo(input(i), (sum) => (sum ? add(sum, gradient) : gradient));
+        this.add(input(i), gradient);
       },
       addInto: (i, make) => {
-        addTo(input(i), make);
+        this.#addInto(input(i), make);
       },
       activated: (i) => {
         const from = activatedFrom(i);
@@ -165,7 +227,7 @@ class Backward {
       addIntoKept: (i, make) => {
         const from = activatedFrom(i);
         if (!from) throw new Error('not an activation');
-        addTo(from.kept, make);
+        this.#addInto(from.kept, make);
       },
     };
   }

@@ -1,5 +1,5 @@
 import type { Node, Value } from './graph.js';
-import { add, computeOf, first, type ComputeType } from './operators.js';
+import { add, computeOf, first, typeOf } from './operators.js';
 
 /** One node on the way back: what is known of the gradients of its outputs, and where those of its inputs go. */
 export interface NodeGradient {
@@ -11,7 +11,7 @@ export interface NodeGradient {
   gradient(output: number): Value | undefined;
   /** Whether anybody asks for the gradient by an input. */
   wants(input: number): boolean;
-  /** Adds to the gradient by an input. */
+  /** Adds to the gradient by an input, in that input's type. */
   add(input: number, gradient: Value): void;
   /**
    * Adds to the gradient by an input, for operators that can do so in the same pass.
@@ -52,8 +52,6 @@ function attributesOf(node: Node, names: readonly string[]): Record<string, numb
 function only(n: NodeGradient): Value {
   return need(n.gradient(0));
 }
-
-const typeOf = (value: Value): ComputeType => (value.dtype === 'bf16' ? 'bf16' : 'f32');
 
 /** Every operator's gradient in terms of operators. Formulas: the heads of `native/operators/*_gradient*.cpp`. */
 export const gradientRules: Readonly<Record<string, GradientRule>> = {
@@ -216,6 +214,7 @@ export const withoutGradient: ReadonlySet<string> = new Set([
   'layer_norm_gradient',
   'attention_gradient',
   'concat_rows_gradient',
+  'place_columns',
   'patch_embedding_gradient',
   'patch_gather_gradient',
   'patch_scatter_gradient',

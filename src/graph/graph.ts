@@ -1,4 +1,5 @@
 import { native, type DType, type NativeGraph, type TensorType } from '../bindings.js';
+import { ArgumentError } from '../errors.js';
 
 /** A symbolic tensor: an element type, a shape, and a place in a graph. It holds no numbers. */
 export class Value implements TensorType {
@@ -71,6 +72,8 @@ export class Graph {
   readonly #rows = new Map<number, Value>();
   readonly #parameters = new Map<string, Parameter>();
   readonly #inputs = new Map<string, Value>();
+  /** Values that are part of a join. */
+  readonly #joined = new Set<number>();
   #region: number | undefined;
   #regions = 0;
 
@@ -135,16 +138,47 @@ export class Graph {
     return new Value(this, value.index, 'f32', shape, dtype);
   }
 
-  /** Columns [first, first + count) of a matrix, without a copy. */
+  /**
+   * Columns [first, first + count) of a matrix, or elements of a vector, without a copy. Columns of columns are columns of the whole.
+   * @throws {ArgumentError} `ERR_INVALID_ARGUMENT` when they lie outside, or the source has more dimensions or is a weight that is packed
+   */
   columns(source: Value, first: number, count: number): Value {
-    const shape = [...source.shape.slice(0, -1), count];
-    return this.#add({ kind: 'view', source: source.index, column: first, dtype: source.dtype, shape });
+    const { shape } = source;
+    const wanted = `columns [${first}, ${first + count}) of [${shape.join(', ')}]`;
+    // Kernels take a tensor of more dimensions for one piece of memory.
+    if (shape.length < 1 || shape.length > 2)
+      throw new ArgumentError(`${wanted}: expected a matrix or a vector`);
+    if (!(first >= 0 && count > 0 && first + count <= source.columns)) {
+      throw new ArgumentError(`${wanted}: expected some that are there`);
+    }
+    if (this.#definitions[source.index]?.kind === 'weight') {
+      throw new ArgumentError(
+        `${wanted}: expected an activation or a parameter, not a weight that is packed`,
+      );
+    }
+    const inside = this.viewOf(source);
+    return this.#add({
+      kind: 'view',
+      source: (inside?.source ?? source).index,
+      column: (inside?.column ?? 0) + first,
+      dtype: source.dtype,
+      shape: [...shape.slice(0, -1), count],
+    });
   }
 
-  /** Matrices side by side, without a copy: the operators whose results they are write into the whole. */
+  /**
+   * Matrices side by side, without a copy: the operators whose results they are write into the whole.
+   * @throws {ArgumentError} `ERR_INVALID_ARGUMENT` when one of them is no result, an output, or part of another join
+   */
   join(parts: readonly Value[]): Value {
     const [first] = parts;
-    if (!first) throw new Error('nothing to join');
+    if (!first) throw new ArgumentError('nothing to join');
+    for (const part of parts) {
+      if (!this.standsAlone(part)) {
+        throw new ArgumentError('a join is of results of operators that are no outputs and in no other join');
+      }
+      this.#joined.add(part.index);
+    }
     const shape = [first.rows, parts.reduce((sum, part) => sum + part.columns, 0)];
     return this.#add({ kind: 'join', joined: parts.map((part) => part.index), dtype: first.dtype, shape });
   }
@@ -212,6 +246,22 @@ export class Graph {
     if (definition?.kind !== 'view') return undefined;
     const source = this.#values[definition.source];
     return source && { source, column: definition.column };
+  }
+
+  /** The parts of a join, or undefined for a value that is none. */
+  partsOf(value: Value): readonly Value[] | undefined {
+    const definition = this.#definitions[value.index];
+    if (definition?.kind !== 'join') return undefined;
+    return definition.joined.flatMap((index) => this.#values[index] ?? []);
+  }
+
+  /** Whether a value is an operator's result in memory of its own: it may become an output, or part of a join. */
+  standsAlone(value: Value): boolean {
+    return (
+      this.#definitions[value.index]?.kind === 'result' &&
+      !this.#joined.has(value.index) &&
+      !this.#outputs.some((output) => output.value === value.index)
+    );
   }
 
   toNative(): NativeGraph {

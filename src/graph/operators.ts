@@ -5,6 +5,9 @@ export type Activation = 'none' | 'gelu' | 'quick_gelu';
 
 export type ComputeType = 'f32' | 'bf16';
 
+/** The type that something of a value's is computed in. */
+export const typeOf = (value: Value): ComputeType => (value.dtype === 'bf16' ? 'bf16' : 'f32');
+
 /** The result of an operator that has one, or the first of several. */
 export function first(values: readonly Value[]): Value {
   const [value] = values;
@@ -140,4 +143,16 @@ export function maskedL1(
 
 export function add(a: Value, b: Value): Value {
   return first(a.graph.apply('add', [a, b]));
+}
+
+/**
+ * x in some columns of a matrix, which is `sum` or zeros besides: where it is there, x is added to it.
+ * @param options.column where x begins, of `columns`; `output` is the result's type
+ */
+export function placeColumns(
+  x: Value,
+  options: { column: number; columns: number; output: ComputeType; sum: Value | undefined },
+): Value {
+  const { sum, ...attributes } = options;
+  return first(x.graph.apply('place_columns', [x, sum], attributes));
 }

@@ -1,6 +1,8 @@
 import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { z } from 'zod';
 import { ConfigError, FileError, messageOf } from '../errors.js';
+import { isFile } from './files.js';
 import {
   defaultImageProcessor,
   imageProcessorToJson,
@@ -261,4 +263,26 @@ export async function readJson(path: string): Promise<unknown> {
       cause: error,
     });
   }
+}
+
+/** Whether JSON is the configuration of a training run, whose folder has a `config.json` as a model's has. */
+export function isRunConfig(json: unknown): boolean {
+  return typeof json === 'object' && json !== null && 'sampling' in json && 'optimizer' in json;
+}
+
+/**
+ * The `config.json` of a model's folder.
+ * @throws {FileError} `ERR_FILE`; {ConfigError} `ERR_CONFIG` when it is not JSON, or that of a training run
+ */
+export async function readModelConfig(folder: string): Promise<{ json: unknown; path: string }> {
+  const path = join(folder, 'config.json');
+  const json = await readJson(path);
+  if (!isRunConfig(json)) return { json, path };
+  const model = join(folder, 'model');
+  throw new ConfigError(
+    `${folder} is the folder of a training run: ` +
+      ((await isFile(join(model, 'config.json')))
+        ? `its model is in ${model}`
+        : `its model will be in ${model} when it ends or is stopped`),
+  );
 }

@@ -34,9 +34,22 @@ export function isFolder(path: string): Promise<boolean> {
  * @throws {FileError} `ERR_FILE`
  */
 export async function makeFolder(path: string): Promise<void> {
-  await mkdir(path, { recursive: true }).catch((error: unknown) => {
+  // The current folder by another name, which nobody means.
+  if (path === '') throw new FileError('cannot make a folder without a name: expected a path');
+  // One by one: Node's recursive call never returns where the system says that a folder's parent is not there though it is, as in /proc.
+  const missing: string[] = [];
+  for (let at = resolve(path); !(await exists(at)) && at !== dirname(at); at = dirname(at)) missing.unshift(at); // prettier-ignore
+  try {
+    for (const folder of missing) {
+      await mkdir(folder).catch((error: unknown) => {
+        // Somebody else was quicker.
+        if (!isSystemError(error, 'EEXIST')) throw error;
+      });
+    }
+    if (!(await stat(path)).isDirectory()) throw new Error('there is a file of that name');
+  } catch (error) {
     throw new FileError(`cannot make ${path}: ${messageOf(error)}`, { cause: error });
-  });
+  }
 }
 
 /**

@@ -1,4 +1,3 @@
-import { join } from 'node:path';
 import type { NativeTensor } from '../bindings.js';
 import type { Photo } from '../data/photo.js';
 import { PhotoLoader, type PlacedPhoto } from '../data/photo_loader.js';
@@ -10,7 +9,7 @@ import {
   checkOmniIdConfig,
   omniIdConfigToJson,
   parseOmniIdConfig,
-  readJson,
+  readModelConfig,
   type OmniIdEncoderConfig,
 } from '../io/config.js';
 import { Scope } from '../nn/scope.js';
@@ -96,8 +95,8 @@ export class OmniIdEncoder extends Model {
     const { dtype = 'bf16' } = options;
     const session = newSession(options);
     try {
-      const configPath = join(folder, 'config.json');
-      const config = parseOmniIdConfig(await readJson(configPath), configPath);
+      const { json, path } = await readModelConfig(folder);
+      const config = parseOmniIdConfig(json, path);
       const model = new OmniIdEncoder(session, dtype, config);
       const source = matchWeights(await openCheckpoint(folder), model.#expectedWeights(), folder);
       await loadWeights(session, folder, source, config, options, () => model.#pack());

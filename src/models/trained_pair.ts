@@ -1,6 +1,8 @@
 import { join } from 'node:path';
 import { ConfigError, FileError } from '../errors.js';
+import { readModelConfig } from '../io/config.js';
 import { isFile } from '../io/files.js';
+import { readHeldOutRecord, type HeldOutRecord } from '../io/held_out_record.js';
 import { checkFolder } from '../options.js';
 import type { LoadOptions } from './model.js';
 import { MaskedTransformerDecoder } from './mtd.js';
@@ -13,6 +15,8 @@ export const mtdFolder = 'mtd';
 export interface TrainedPair extends AsyncDisposable {
   readonly encoder: OmniIdEncoder;
   readonly decoder: MaskedTransformerDecoder;
+  /** Who was kept out of training; undefined when the folder does not say. */
+  readonly heldOut: HeldOutRecord | undefined;
 }
 
 /**
@@ -24,16 +28,19 @@ export async function loadPair(folder: string, options: LoadOptions = {}): Promi
   checkFolder(folder);
   const path = join(folder, mtdFolder);
   if ((await isFile(join(folder, 'config.json'))) && !(await isFile(join(path, 'config.json')))) {
+    await readModelConfig(folder); // that of a run tells where its model is
     throw new FileError(
       `${folder} has no masked transformer decoder: expected ${join(path, 'config.json')}, as training writes it`,
     );
   }
+  const heldOut = await readHeldOutRecord(folder);
   const encoder = await OmniIdEncoder.load(folder, options);
   try {
     const decoder = await MaskedTransformerDecoder.load(path, options);
     const pair: TrainedPair = {
       encoder,
       decoder,
+      heldOut,
       async [Symbol.asyncDispose]() {
         await Promise.all([encoder[Symbol.asyncDispose](), decoder[Symbol.asyncDispose]()]);
       },

@@ -2,13 +2,14 @@ import { randomBytes } from 'node:crypto';
 import { mkdir, open, readdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { FileError, FormatError, messageOf, OmniIdError } from '../errors.js';
-import { exists, isSystemError } from '../io/files.js';
+import { exists, isSystemError, makeFolder } from '../io/files.js';
 import {
   StoredCheckpoint,
   writeCheckpoint,
   type CheckpointContent,
   type SaveCheckpointOptions,
 } from './checkpoint_folder.js';
+import { checkpointsName } from './run_folder.js';
 import { RunLock } from './run_lock.js';
 
 /**
@@ -23,7 +24,7 @@ export interface DamagedCheckpoint {
   readonly error: OmniIdError;
 }
 
-const folderName = 'checkpoints';
+const folderName = checkpointsName;
 const finalName = (step: number): string => `step-${String(step).padStart(8, '0')}`;
 const stepOf = (name: string): number => Number(/^step-(\d{8,})$/.exec(name)?.[1] ?? NaN);
 /** Unfinished or deleted: removed at the next start. */
@@ -131,7 +132,7 @@ export class Checkpoints implements AsyncDisposable {
     keep: { readonly keepLast: number; readonly best: boolean },
   ): Promise<Checkpoints> {
     const folder = join(runFolder, folderName);
-    await filing(`make ${folder}`, () => mkdir(folder, { recursive: true }));
+    await makeFolder(folder);
     const lock = await RunLock.take(runFolder);
     try {
       await filing(`clean ${folder}`, () => removeLeftovers(folder));

@@ -1,11 +1,13 @@
 import type { z } from 'zod';
-import { heldOutSeed } from '../data/rendered.js';
-import { ConfigError } from '../errors.js';
+import { heldOutSeed, mostRenderedPixels } from '../data/rendered.js';
+import { mostPackedPhotos } from '../data/shard_writer.js';
+import { ArgumentError, ConfigError } from '../errors.js';
 import { readJson, type OmniIdEncoderConfig } from '../io/config.js';
 import { defaultImageProcessor } from '../io/image_processor.js';
 import { parsed } from '../io/schema.js';
 import { readClipFolder } from '../models/clip_vision_encoder.js';
 import { presets } from '../models/presets.js';
+import { describe } from '../options.js';
 import { trainingSchema } from './config_schema.js';
 import { withSettings } from './settings.js';
 
@@ -111,7 +113,11 @@ function* conflicts(config: TrainingConfig): Generator<string> {
       yield `${name}.maskRatio is ${decoder.maskRatio}, which leaves ${visible} of ${all} patches visible: expected at least 1 and fewer than all`;
   }
   if (data.kind === 'rendered') {
-    const { firstSeed, identities, heldOut } = data;
+    const { firstSeed, identities, views, size, heldOut } = data;
+    if (identities * views > mostPackedPhotos)
+      yield `data.identities × data.views is ${identities * views} photos, expected at most ${mostPackedPhotos}: their index is read as one text`;
+    if (size > mostRenderedPixels)
+      yield `data.size is ${size}, the largest imageSize of encoder and decoders: at most ${mostRenderedPixels} pixels are rendered`;
     const last = firstSeed + identities - 1;
     if (firstSeed < heldOutSeed + heldOut.identities && last >= heldOutSeed)
       yield `data.firstSeed is ${firstSeed} and data.identities ${identities}: people ${firstSeed} to ${last} would be trained on, those from ${heldOutSeed} on are held out`;
@@ -155,12 +161,40 @@ export async function readTrainingConfig(
   source: string | { readonly json: TrainingConfigInput; readonly name: string },
   settings: readonly string[] = [],
 ): Promise<TrainingConfig> {
+  const given: unknown = source;
+  const isSource = typeof given === 'string' ? given !== '' : typeof given === 'object' && given !== null && 'json' in given && 'name' in given && typeof given.name === 'string'; // prettier-ignore
+  if (!isSource)
+    throw new ArgumentError(`the configuration is ${describe(given)}, expected the path of a file, or { json, name }`); // prettier-ignore
+  const list: unknown = settings;
+  if (!Array.isArray(list) || !list.every((setting) => typeof setting === 'string'))
+    throw new ArgumentError(`the settings are ${describe(list)}, expected a list of texts like "steps=100"`);
   const [read, name] =
     typeof source === 'string' ? [await readJson(source), source] : [source.json, source.name];
   const json = withSettings(read, settings);
   // What is wrong with the file comes before what is wrong with a folder that it names.
   const { clip } = parsed(trainingSchema, json, name, 'a training run');
   return parseTrainingConfig(json, name, clip === undefined ? undefined : await readClipFolder(clip));
+}
+
+/** Fields that a message about a configuration names. */
+const namedAtMost = 5;
+
+/**
+ * Checks that a value is a whole configuration, with every default filled in, as programs without types may not have it.
+ * @throws {ArgumentError} `ERR_INVALID_ARGUMENT` when it is no object; {ConfigError} `ERR_CONFIG` when it is none, or only part of one
+ */
+export function checkTrainingConfig(config: unknown): asserts config is TrainingConfig {
+  const how = 'readTrainingConfig or parseTrainingConfig makes one';
+  if (typeof config !== 'object' || config === null || Array.isArray(config))
+    throw new ArgumentError(`the configuration is ${describe(config)}, expected a TrainingConfig: ${how}`);
+  const json: unknown = JSON.parse(JSON.stringify(config));
+  const whole: unknown = JSON.parse(JSON.stringify(parseTrainingConfig(json, 'the configuration')));
+  const missing = difference(json, whole).map(({ field }) => field);
+  if (missing.length === 0) return;
+  const more = missing.length > namedAtMost ? ', …' : '';
+  throw new ConfigError(
+    `the configuration is not whole, it lacks ${missing.slice(0, namedAtMost).join(', ')}${more}: ${how}`,
+  );
 }
 
 /** Fields that a run may be resumed with another value of: they change what it writes, where, or how fast, but no step that it has made. */
@@ -193,15 +227,18 @@ const shown = (value: unknown): string => (value === undefined ? 'absent' : JSON
 
 /**
  * Checks that a run can go on with a configuration.
- * @param saved what the checkpoint was made with, as JSON
+ * @param saved what the checkpoint was made with, or the run begun, as JSON
  * @param name the checkpoint, for messages
- * @throws {ConfigError} `ERR_CONFIG` naming every field that differs and may not
+ * @param step steps that have been made
+ * @throws {ConfigError} `ERR_CONFIG` naming every field that differs and may not, or when there are more steps than the run is to have
  */
-export function checkResumable(saved: unknown, config: TrainingConfig, name: string): void {
+export function checkResumable(saved: unknown, config: TrainingConfig, name: string, step = 0): void {
   const now: unknown = JSON.parse(JSON.stringify(config));
   const problems = difference(saved, now)
     .filter(({ field }) => !resumable.some((free) => field === free || field.startsWith(`${free}.`)))
     .map(({ field, a, b }) => `${field} was ${shown(a)} and is now ${shown(b)}`);
   if (problems.length > 0)
     throw new ConfigError(`${name} is of another configuration: ${problems.join('; ')}`);
+  if (step > config.steps)
+    throw new ConfigError(`steps is ${config.steps}, but ${name} is at step ${step}: expected at least that`);
 }

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { mostPeople, mostRenderedPixels, mostViews } from '../data/rendered.js';
 import { layers, size } from '../io/schema.js';
 import { presets, type PresetName } from '../models/presets.js';
 import { describe } from '../options.js';
@@ -25,6 +26,13 @@ const positive = z.number().positive();
 const fraction = z.number().gt(0).lt(1);
 const share = z.number().min(0).max(1);
 const count = z.number().int().min(1).max(1_000_000_000);
+/** @param why there are no more */
+const bounded = (most: number, why: string) =>
+  z
+    .number()
+    .int()
+    .min(1)
+    .max(most, { error: `expected at most ${most}: ${why}` });
 const countOrZero = z.number().int().min(0).max(1_000_000_000);
 const seed = z.number().int().min(0).max(Number.MAX_SAFE_INTEGER);
 const path = z.string().min(1);
@@ -100,7 +108,12 @@ const decoder = z.discriminatedUnion('type', [mtd], { error: 'expected an object
 
 const heldOut = {
   /** Identities that are kept out of training; 0 for none. */
-  identities: countOrZero.default(64),
+  identities: z
+    .number()
+    .int()
+    .min(0)
+    .max(mostPeople, { error: `expected at most ${mostPeople}: people are listed in memory` })
+    .default(64),
 };
 const dataCommon = {
   /** Batches that are made ready ahead of the engine, at most. */
@@ -124,12 +137,14 @@ const data = z.discriminatedUnion(
     /** People and views rendered from seeds, once, before the first step: needs no files. */
     strict({
       kind: z.literal('rendered'),
-      identities: count.default(2000),
-      views: count.default(12),
+      identities: bounded(mostPeople, 'people are listed in memory').default(2000),
+      views: bounded(mostViews, 'the views of a person are listed in memory').default(12),
       /** Seed of the first person. Held-out people have seeds of their own (`heldOutSeed`), which these must not reach. */
       firstSeed: seed.default(0),
       /** Side of the pictures, in pixels. Default: the largest image size of encoder and decoders. */
-      size: pixels.optional(),
+      size: pixels
+        .max(mostRenderedPixels, { error: `at most ${mostRenderedPixels} pixels are rendered` })
+        .optional(),
       /** Folder that rendered pictures are kept in, which runs may share. Default: `data` in the run's folder. */
       cache: path.optional(),
       heldOut: strict(heldOut).prefault({}),

@@ -22,6 +22,9 @@ export function duration(seconds: number): string {
   return `${Math.floor(whole / 86_400)}d${two(Math.floor((whole % 86_400) / 3600))}h`;
 }
 
+/** The longest time without a line while a run is made ready. */
+const quietSeconds = 20;
+
 /** A stream that may be a terminal. */
 export type ConsoleStream = NodeJS.WritableStream & { readonly isTTY?: boolean };
 
@@ -32,6 +35,8 @@ export class TrainingConsole {
   #preparation: SingleBar | undefined;
   readonly #now: () => number;
   readonly #steps: number;
+  /** When the last line of a preparation was written. */
+  #said = -Infinity;
   #began: { step: number; seconds: number } | undefined;
 
   /**
@@ -53,8 +58,11 @@ export class TrainingConsole {
   /** Work before the first step, such as rendering a data set: how much of it is done. */
   preparing(what: string, done: number, total: number): void {
     if (this.#stream.isTTY !== true) {
-      // A line for every tenth.
-      if (done === total || (done * 10) % total < 10) this.#stream.write(`${what}: ${done}/${total}\n`);
+      // A line at the beginning, for every tenth, and when there was none for long.
+      const due = done === total || (done * 10) % total < 10 || this.#now() - this.#said >= quietSeconds;
+      if (!due) return;
+      this.#said = this.#now();
+      this.#stream.write(`${what}: ${done}/${total}\n`);
       return;
     }
     if (!this.#preparation) {
@@ -98,7 +106,8 @@ export class TrainingConsole {
   /** A line of its own, above the bar. */
   note(text: string): void {
     // The bar is drawn over; it comes again with the next update.
-    this.#stream.write(this.#bar?.isActive === true ? `\r\u001b[K${text}\n` : `${text}\n`);
+    const bar = this.#preparation ?? this.#bar;
+    this.#stream.write(bar?.isActive === true ? `\r\u001b[K${text}\n` : `${text}\n`);
   }
 
   stop(): void {

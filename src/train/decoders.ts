@@ -2,15 +2,20 @@ import type { NativeTensor } from '../bindings.js';
 import type { Value } from '../graph/graph.js';
 import { maskedL1 } from '../graph/operators.js';
 import type { Session } from '../graph/session.js';
+import type { OmniIdEncoderConfig } from '../io/config.js';
 import type { ImageProcessorConfig } from '../io/image_processor.js';
+import { mtdConfigToJson } from '../io/mtd_config.js';
 import { initialiseMtd } from '../models/initialise.js';
 import {
   maskedTransformerDecoder,
+  patchesPerTarget,
   type MaskedTransformerDecoderConfig,
 } from '../models/masked_transformer_decoder.js';
+import { pictureOf } from '../models/patches.js';
 import type { Scope } from '../nn/scope.js';
 import type { Batch } from './batch_loader.js';
 import type { StepData } from './engine.js';
+import { maskedPicture, type Picture } from './grid.js';
 import { writePhotos } from './photo_tensors.js';
 
 /** What a decoder rebuilds: the targets of a step, R for each identity, in the identities' order. */
@@ -26,6 +31,19 @@ export interface DecoderTensors {
   /** The inputs of one of as many equal parts of the step, by the names of the graph's inputs. */
   part(index: number, parts: number): StepData;
   dispose(): void;
+}
+
+/** One of a target's pictures in a grid, in the row of this label. */
+export interface TargetPicture {
+  readonly label: string;
+  readonly picture: Picture;
+}
+
+/** What a run leaves of a decoder: a folder of its name with a configuration and these of its weights. */
+export interface ExportedDecoder {
+  readonly config: Record<string, unknown>;
+  /** Without the decoder's own name before them. */
+  readonly weights: readonly string[];
 }
 
 /**
@@ -55,12 +73,30 @@ export interface Decoder {
   build(w: Scope, tokens: Value, shape: TargetShape): { loss: Value; prediction?: Value };
   /** Memory for the inputs of a step with as many targets. @param processor what pixels are normalised by */
   tensors(session: Session, targets: number, processor: ImageProcessorConfig): DecoderTensors;
+  /** Floats of its prediction of as many targets; 0 when it has none to show. */
+  predictionSize(targets: number): number;
+  /**
+   * How a target is shown beside itself, the same labels for each: what the decoder saw of it, and what it made of it.
+   * @param photo the batch's own
+   * @param prediction of all of the batch's targets
+   */
+  pictures(
+    batch: Batch,
+    target: number,
+    photo: Picture,
+    prediction: Float32Array,
+    processor: ImageProcessorConfig,
+  ): TargetPicture[];
+  /** @param encoder whose ℓ it was trained with; @param weights names of all of its own */
+  exported(encoder: OmniIdEncoderConfig, weights: readonly string[]): ExportedDecoder;
 }
 
 export interface MaskedDecoderOptions {
   readonly config: MaskedTransformerDecoderConfig;
   /** Patches of a target that are not masked. */
   readonly visible: number;
+  /** The share of patches that are masked, as it was asked for. Default: what `visible` leaves. */
+  readonly maskRatio?: number;
   /** Default: 1. */
   readonly weight?: number;
   /** Default: `mtd`. */
@@ -75,11 +111,13 @@ export class MaskedDecoder implements Decoder {
   readonly weight: number;
   readonly config: MaskedTransformerDecoderConfig;
   readonly visible: number;
+  readonly maskRatio: number;
   readonly visibleOf: (batch: Batch) => Int32Array;
 
-  constructor({ config, visible, weight = 1, name = 'mtd', visibleOf }: MaskedDecoderOptions) {
+  constructor({ config, visible, maskRatio, weight = 1, name = 'mtd', visibleOf }: MaskedDecoderOptions) {
     this.config = config;
     this.visible = visible;
+    this.maskRatio = maskRatio ?? 1 - visible / patchesPerTarget(config);
     this.weight = weight;
     this.name = name;
     this.visibleOf = visibleOf ?? ((batch) => batch.visible);
@@ -116,6 +154,45 @@ export class MaskedDecoder implements Decoder {
 
   tensors(session: Session, targets: number, processor: ImageProcessorConfig): DecoderTensors {
     return new MaskedDecoderTensors(this, session, targets, processor);
+  }
+
+  predictionSize(targets: number): number {
+    return targets * 3 * this.config.imageSize ** 2;
+  }
+
+  pictures(
+    batch: Batch,
+    target: number,
+    photo: Picture,
+    prediction: Float32Array,
+    processor: ImageProcessorConfig,
+  ): TargetPicture[] {
+    const { imageSize, patchSize } = this.config;
+    const visible = this.visibleOf(batch).subarray(target * this.visible, (target + 1) * this.visible);
+    const [first, end] = [this.predictionSize(target), this.predictionSize(target + 1)];
+    const rebuilt = {
+      data: pictureOf(prediction.subarray(first, end), { imageSize, patchSize }),
+      width: imageSize,
+      height: imageSize,
+      normalisation: processor,
+    };
+    return [
+      { label: 'visible', picture: maskedPicture(photo, visible, (patchSize * photo.width) / imageSize) },
+      { label: 'rebuilt', picture: rebuilt },
+    ];
+  }
+
+  exported(encoder: OmniIdEncoderConfig, weights: readonly string[]): ExportedDecoder {
+    const { mean: imageMean, std: imageStd } = encoder.imageProcessor;
+    const { maskRatio } = this;
+    const config = mtdConfigToJson({
+      ...this.config,
+      maskRatio,
+      tokenWidth: encoder.width,
+      imageMean,
+      imageStd,
+    });
+    return { config, weights };
   }
 }
 

@@ -17,6 +17,8 @@ export interface ParameterRate {
   readonly rate: number;
   /** Decoupled weight decay. */
   readonly decay: number;
+  /** It stays as it is, and its gradient does not count in the norm: it is read together with others that are trained. */
+  readonly frozen?: boolean;
 }
 
 export interface EngineOptions {
@@ -24,7 +26,7 @@ export interface EngineOptions {
   readonly epsilon: number;
   /** Whether a moving average of the values is kept. */
   readonly average: boolean;
-  /** Largest norm of all gradients together; 0 does not clip. */
+  /** Largest norm of the gradients of all that is trained together; 0 does not clip. */
   readonly clipGradNorm: number;
   rateOf(slot: Slot): ParameterRate;
 }
@@ -44,7 +46,7 @@ export type StepData = Readonly<Record<string, Place>>;
 export interface StepResult {
   /** By decoder, not weighted. */
   readonly losses: Readonly<Record<string, number>>;
-  /** Norm of all gradients before clipping, of a step that updates. Not finite, as when a loss is not: nothing was changed. */
+  /** Norm of the gradients of all that is trained, before clipping, of a step that updates. Not finite, as when a loss is not: nothing was changed. */
   readonly norm: number;
 }
 
@@ -83,14 +85,12 @@ export class TrainingEngine {
       this.#constants[name] = tensor;
     };
     constant('optimizer segments', Int32Array.from([...slots.map(({ offset }) => offset), size]));
-    constant(
-      'optimizer rates',
-      Float32Array.from(rates, ({ rate }) => rate),
-    );
-    constant(
-      'optimizer decays',
-      Float32Array.from(rates, ({ decay }) => decay),
-    );
+    const ofSegments = (name: string, value: (rate: ParameterRate) => number): void => {
+      constant(`optimizer ${name}`, Float32Array.from(rates, value));
+    };
+    ofSegments('counted', ({ frozen }) => (frozen ? 0 : 1));
+    ofSegments('rates', ({ rate, frozen }) => (frozen ? 0 : rate));
+    ofSegments('decays', ({ decay, frozen }) => (frozen ? 0 : decay));
     constant('far below zero', Float32Array.of(-1e6));
     for (const { name, weight } of model.decoders) {
       constant(`seed ${name}`, Float32Array.of(weight));

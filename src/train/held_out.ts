@@ -1,12 +1,11 @@
 import type { NativeTensor } from '../bindings.js';
 import type { IdentityDataset } from '../data/dataset.js';
-import { pictureOf } from '../models/patches.js';
 import { BatchLoader, type Batch, type PhotoProblem } from './batch_loader.js';
 import type { TrainingConfig } from './config.js';
-import type { MaskedDecoder } from './decoders.js';
+import type { Decoder } from './decoders.js';
 import type { TrainingEngine } from './engine.js';
 import { FewToManySampler } from './few_to_many.js';
-import { drawGrid, maskedPicture, type GridBlock, type GridPicture, type Picture } from './grid.js';
+import { drawGrid, type GridBlock, type GridPicture, type Picture } from './grid.js';
 import { StepTensors } from './step_data.js';
 import { photoSize, samplingOf } from './run_parts.js';
 
@@ -30,7 +29,8 @@ export class HeldOut {
   readonly #identities: number;
   readonly #steps: number;
   readonly #size: number;
-  readonly #decoder: MaskedDecoder;
+  /** The one whose pictures are drawn. */
+  readonly #decoder: Decoder;
 
   constructor(
     private readonly config: TrainingConfig,
@@ -50,7 +50,7 @@ export class HeldOut {
       flipProbability: 0,
       targetsMayIncludeInputs: false,
     });
-    const [decoder] = engine.model.decoders as readonly MaskedDecoder[];
+    const [decoder] = engine.model.decoders;
     if (!decoder) throw new Error('a run has a decoder');
     this.#decoder = decoder;
     this.#tensors = new StepTensors(engine.session, config.encoder, engine.model.decoders, {
@@ -73,7 +73,7 @@ export class HeldOut {
     return total / this.#steps;
   }
 
-  /** Inputs, masked targets, reconstructions and targets of the first people. */
+  /** Inputs, what the first decoder saw and made of the targets, and the targets of the first people. */
   async draw(): Promise<GridPicture> {
     const blocks: GridBlock[] = [];
     const steps = Math.min(this.#steps, Math.ceil(drawnPeople / this.#identities));
@@ -104,7 +104,6 @@ export class HeldOut {
 
   async #blocks(batch: Batch): Promise<GridBlock[]> {
     const { config } = this;
-    const { imageSize, patchSize } = this.#decoder.config;
     const prediction = await this.#predict(batch);
     const { targets: each } = config.sampling;
     const { inputs } = batch.sample;
@@ -114,43 +113,41 @@ export class HeldOut {
       width: side,
       height: side,
     });
-    const visible = (target: number): Picture => {
-      const { visible: count } = this.#decoder;
-      const indices = batch.visible.subarray(target * count, (target + 1) * count);
-      return maskedPicture(photo(batch.targets, target), indices, (patchSize * side) / imageSize);
-    };
-    const rebuilt = (target: number): Picture => {
-      const values = 3 * imageSize * imageSize;
-      const patches = prediction.subarray(target * values, (target + 1) * values);
-      return {
-        data: pictureOf(patches, { imageSize, patchSize }),
-        width: imageSize,
-        height: imageSize,
-        normalisation: config.encoder.imageProcessor,
-      };
-    };
     return batch.sample.identities.map(({ identity }, i): GridBlock => {
-      const ofInputs = Array.from({ length: inputs }, (_, j) => i * inputs + j);
-      const ofTargets = Array.from({ length: each }, (_, j) => i * each + j);
+      const ofInputs = Array.from({ length: inputs }, (_, j) => photo(batch.inputs, i * inputs + j));
+      const ofTargets = Array.from({ length: each }, (_, j) => photo(batch.targets, i * each + j));
+      const shown = new Map<string, Picture[]>();
+      for (const [j, target] of ofTargets.entries()) {
+        const { imageProcessor } = config.encoder;
+        for (const { label, picture } of this.#decoder.pictures(
+          batch,
+          i * each + j,
+          target,
+          prediction,
+          imageProcessor,
+        )) {
+          const row = shown.get(label);
+          if (row) row.push(picture);
+          else shown.set(label, [picture]);
+        }
+      }
       return {
         title: this.dataset.identityName(identity),
         rows: [
-          { label: 'inputs', pictures: ofInputs.map((index) => photo(batch.inputs, index)) },
-          { label: 'visible', pictures: ofTargets.map(visible) },
-          { label: 'rebuilt', pictures: ofTargets.map(rebuilt) },
-          { label: 'targets', pictures: ofTargets.map((index) => photo(batch.targets, index)) },
+          { label: 'inputs', pictures: ofInputs },
+          ...[...shown].map(([label, pictures]) => ({ label, pictures })),
+          { label: 'targets', pictures: ofTargets },
         ],
       };
     });
   }
 
-  /** What the first decoder makes of a batch's targets: f32 [targets · patches, patch² · 3]. */
+  /** What the first decoder makes of a batch's targets. */
   async #predict(batch: Batch): Promise<Float32Array> {
     const { engine, config } = this;
     const [part] = await this.#tensors.fill(batch, this.#size, 1);
     if (!part) throw new Error('a batch has a part');
-    const valuesOf = ({ config: { imageSize } }: MaskedDecoder): number =>
-      part.shape.targets * 3 * imageSize * imageSize;
+    const sizeOf = (decoder: Decoder): number => decoder.predictionSize(part.shape.targets);
     const tensors = new Map<string, NativeTensor>();
     try {
       const { tokens, width } = config.encoder;
@@ -158,14 +155,13 @@ export class HeldOut {
         tensors.set(name, engine.session.tensor({ dtype: 'f32', shape: [count] }));
       };
       add('tokens', this.#identities * tokens * width);
-      for (const decoder of engine.model.decoders as readonly MaskedDecoder[])
-        add(`prediction ${decoder.name}`, valuesOf(decoder));
+      for (const decoder of engine.model.decoders)
+        if (sizeOf(decoder) > 0) add(`prediction ${decoder.name}`, sizeOf(decoder));
       const shown = Object.fromEntries([...tensors].map(([name, tensor]) => [name, { tensor, element: 0 }]));
       const kind = { gradients: 'none', update: false, show: true } as const;
       await engine.run(part.shape, kind, part.data, { shown });
-      const values = tensors.get(`prediction ${this.#decoder.name}`)?.read(0, valuesOf(this.#decoder));
-      if (!(values instanceof Float32Array)) throw new Error('a prediction is f32');
-      return values;
+      const shownOf = tensors.get(`prediction ${this.#decoder.name}`);
+      return (shownOf?.read(0, sizeOf(this.#decoder)) ?? new Float32Array()) as Float32Array;
     } finally {
       for (const tensor of tensors.values()) tensor.dispose();
     }

@@ -1,8 +1,13 @@
 import { join } from 'node:path';
 import { requireReadable } from '../data/check_dataset.js';
-import { FileError } from '../errors.js';
+import { DatasetError, FileError } from '../errors.js';
 import { writeFileAtomically } from '../io/atomic_file.js';
-import { exists } from '../io/files.js';
+import {
+  heldOutName,
+  readHeldOutRecord,
+  writeHeldOutRecord,
+  type HeldOutRecord,
+} from '../io/held_out_record.js';
 import { Checkpoints, type DamagedCheckpoint } from './checkpoints.js';
 import { checkResumable, type TrainingConfig } from './config.js';
 import { TrainingConsole } from './console.js';
@@ -12,7 +17,9 @@ import { HeldOut } from './held_out.js';
 import { runWeights, writeInitialWeights, type RunWeight } from './initial_weights.js';
 import { TrainingLogs } from './logs.js';
 import { openRunData, type RunData } from './run_data.js';
-import { decodersOf, openEngine } from './run_parts.js';
+import { checkMemory, memoryNeeds } from './memory.js';
+import { decodersOf, openEngine, stepModel } from './run_parts.js';
+import { checkRunFolder, configName, configOfRun } from './run_folder.js';
 import { configOf, restoreRun, type RunProgress } from './run_state.js';
 
 export interface OpenRunOptions {
@@ -68,16 +75,30 @@ export async function openRun(config: TrainingConfig, options: OpenRunOptions): 
   }
 }
 
+/**
+ * A data set in which people have come or gone holds out others: some that were trained on until now would be told as held out.
+ * @throws {DatasetError} `ERR_DATASET`
+ */
+async function checkSamePeople(runFolder: string, record: HeldOutRecord): Promise<void> {
+  const before = await readHeldOutRecord(runFolder);
+  if (!before || JSON.stringify(before) === JSON.stringify(record)) return;
+  throw new DatasetError(
+    `the data set is not the one that ${runFolder} was trained on so far: other people would be held out than ${join(runFolder, heldOutName)} names`,
+  );
+}
+
 async function open(
   config: TrainingConfig,
   { runFolder, resume = false, signal = new AbortController().signal, ...options }: OpenRunOptions,
   closers: Closer[],
 ): Promise<RunParts> {
   const output = options.console ?? new TrainingConsole({ steps: config.steps });
-  const configPath = join(runFolder, 'config.json');
-  // A run that was killed before its first checkpoint is one too.
-  if (resume && !(await exists(configPath)) && !(await exists(join(runFolder, 'checkpoints'))))
-    throw new FileError(`${runFolder} holds no run to go on with: begin one without --resume`);
+  const configPath = join(runFolder, configName);
+  await checkRunFolder(runFolder, resume);
+
+  const decoders = decodersOf(config);
+  const needs = await memoryNeeds(config, stepModel(config, decoders));
+  checkMemory(needs);
 
   const { keepLast, best } = config.checkpoints;
   const checkpoints = await Checkpoints.open(runFolder, { keepLast, best });
@@ -91,7 +112,11 @@ async function open(
       `${runFolder} holds a run that is at step ${stored.step}: go on with it (--resume), or choose another folder`,
     );
   }
-  if (stored) checkResumable(configOf(stored), config, stored.folder);
+  if (stored) checkResumable(configOf(stored), config, stored.folder, stored.step);
+  else if (resume) {
+    const begun = await configOfRun(runFolder);
+    if (begun !== undefined) checkResumable(begun, config, configPath);
+  }
   const json = `${JSON.stringify(config, null, 2)}\n`;
   await writeFileAtomically(configPath, (file) => file.writeFile(json));
 
@@ -111,8 +136,12 @@ async function open(
     await requireReadable(data.training, { signal });
     if (data.heldOut) await requireReadable(data.heldOut, { signal });
   }
+  if (stored) await checkSamePeople(runFolder, data.record);
+  await writeHeldOutRecord(runFolder, data.record);
 
-  const engine = openEngine(config, decodersOf(config));
+  const millions = (needs.parameters / 1e6).toPrecision(3);
+  output.note(`${stored ? 'reading' : 'initialising'} ${millions} million parameters`);
+  const engine = openEngine(config, decoders);
   closers.push(() => {
     engine.dispose();
   });
@@ -121,6 +150,7 @@ async function open(
     step: 0,
     updates: 0,
     skipped: 0,
+    skippedInARow: 0,
     heldOutLoss: undefined,
     heldOutStep: undefined,
     savedStep: undefined,

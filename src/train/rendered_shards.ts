@@ -89,6 +89,7 @@ export async function renderedShards(
   const { identities, views, firstSeed, size } = people;
   const folder = join(parent, `${firstSeed}-${identities}x${views}-${size}px`);
   if (await exists(folder)) return openDataset(folder);
+  onRender?.(0, identities * views);
   await makeFolder(parent);
   const temporary = join(parent, `${temporaryPrefix}${process.pid}-${randomBytes(6).toString('hex')}`);
   underWay.add(temporary);

@@ -5,6 +5,7 @@ import { openDataset } from '../data/open_dataset.js';
 import { heldOutSeed } from '../data/rendered.js';
 import { RenderedDataset } from '../data/rendered_dataset.js';
 import { DatasetError } from '../errors.js';
+import type { HeldOutRecord } from '../io/held_out_record.js';
 import type { TrainingConfig } from './config.js';
 import { renderedShards, type RenderedShardsOptions } from './rendered_shards.js';
 
@@ -42,6 +43,8 @@ export class DatasetRange implements IdentityDataset {
 export interface RunData {
   readonly training: IdentityDataset;
   readonly heldOut: IdentityDataset | undefined;
+  /** Who is held out, to be told beside the model. */
+  readonly record: HeldOutRecord;
   close(): Promise<void>;
 }
 
@@ -72,24 +75,36 @@ async function openRendered(
   const training = await renderedShards(data.cache ?? join(runFolder, 'data'), data, options);
   const close = (): Promise<void> => training.close();
   const { identities } = data.heldOut;
-  if (identities === 0) return { training, heldOut: undefined, close };
+  const trained = { firstSeed: data.firstSeed, identities: data.identities };
+  const record = { kind: 'rendered', firstSeed: heldOutSeed, identities, trained } as const;
+  if (identities === 0) return { training, heldOut: undefined, record, close };
   const people = new RenderedDataset({ identities, views: data.views, firstSeed: heldOutSeed });
-  return { training, heldOut: new CachedDataset(people, heldOutBytes), close };
+  return { training, heldOut: new CachedDataset(people, heldOutBytes), record, close };
 }
 
-async function openStored({ path, heldOut }: DataOf<'folder' | 'shards'>): Promise<RunData> {
-  const whole = await openDataset(path);
+async function openStored({ kind, path, heldOut }: DataOf<'folder' | 'shards'>): Promise<RunData> {
+  const whole = await openDataset(path, kind);
   try {
     const { identities: count } = heldOut;
     const close = (): Promise<void> => whole.close();
-    if (count === 0) return { training: whole, heldOut: undefined, close };
-    const cached = (from: IdentityDataset, first: number, identities: number): IdentityDataset =>
-      new CachedDataset(new DatasetRange(from, first, identities), heldOutBytes);
+    const ofAnotherDataset = heldOut.path !== undefined;
+    if (count === 0) {
+      const record: HeldOutRecord = { kind: 'stored', ofAnotherDataset, names: [] };
+      return { training: whole, heldOut: undefined, record, close };
+    }
+    const cut = (from: IdentityDataset, first: number, identities: number) => {
+      const names = Array.from({ length: identities }, (_, i) => from.identityName(first + i));
+      const record: HeldOutRecord = { kind: 'stored', ofAnotherDataset, names };
+      return {
+        heldOut: new CachedDataset(new DatasetRange(from, first, identities), heldOutBytes),
+        record,
+      };
+    };
     if (heldOut.path !== undefined) {
       const other = await openDataset(heldOut.path);
       return {
         training: whole,
-        heldOut: cached(other, 0, Math.min(count, other.identities)),
+        ...cut(other, 0, Math.min(count, other.identities)),
         close: async () => {
           await Promise.all([whole.close(), other.close()]);
         },
@@ -101,7 +116,7 @@ async function openStored({ path, heldOut }: DataOf<'folder' | 'shards'>): Promi
       );
     }
     const kept = whole.identities - count;
-    return { training: new DatasetRange(whole, 0, kept), heldOut: cached(whole, kept, count), close };
+    return { training: new DatasetRange(whole, 0, kept), ...cut(whole, kept, count), close };
   } catch (error) {
     await whole.close();
     throw error;

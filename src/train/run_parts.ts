@@ -2,14 +2,15 @@ import { native } from '../bindings.js';
 import { openDevice, Session } from '../graph/session.js';
 import type { Batch } from './batch_loader.js';
 import type { TrainingConfig } from './config.js';
-import { MaskedDecoder } from './decoders.js';
+import { MaskedDecoder, type Decoder } from './decoders.js';
 import { TrainingEngine } from './engine.js';
 import { visiblePatches } from '../data/visible_patches.js';
 import { visibleOfTargets, type FewToManyOptions } from './few_to_many.js';
 import { ParameterGroups } from './parameter_groups.js';
+import type { StepModel } from './step_graph.js';
 
 /** As in the encoder. */
-export const decoderNormEps = 1e-5;
+const decoderNormEps = 1e-5;
 
 /** The decoders of a configuration. Several of one kind draw their patches independently. */
 export function decodersOf(config: TrainingConfig): MaskedDecoder[] {
@@ -20,6 +21,7 @@ export function decodersOf(config: TrainingConfig): MaskedDecoder[] {
     return new MaskedDecoder({
       config: { ...sizes, layerNormEps: decoderNormEps },
       visible: visiblePatches(sampling.patches, sampling.maskRatio),
+      maskRatio: sampling.maskRatio,
       weight,
       name: i === 0 ? 'mtd' : `mtd_${i}`,
       visibleOf: (batch) => (i === 0 ? batch.visible : visibleOf(batch, sampling, i)),
@@ -54,8 +56,15 @@ export function photoSize(config: TrainingConfig): number {
   return Math.max(config.encoder.vision.imageSize, ...config.decoders.map(({ imageSize }) => imageSize));
 }
 
+/** What the steps of a configuration are made of. */
+export function stepModel(config: TrainingConfig, decoders: readonly Decoder[]): StepModel {
+  const { encoder, dtype, optimizer, checkpointing: recompute } = config;
+  const groups = new ParameterGroups(optimizer);
+  return { encoder, decoders, dtype, training: { trainable: (name) => !groups.role(name, [1]).frozen, recompute } }; // prettier-ignore
+}
+
 /** The engine of a configuration: weights are not written yet. */
-export function openEngine(config: TrainingConfig, decoders: readonly MaskedDecoder[]): TrainingEngine {
+export function openEngine(config: TrainingConfig, decoders: readonly Decoder[]): TrainingEngine {
   const { optimizer } = config;
   const groups = new ParameterGroups(optimizer);
   const session = new Session(
@@ -64,29 +73,20 @@ export function openEngine(config: TrainingConfig, decoders: readonly MaskedDeco
   );
   try {
     const backbone = (optimizer.backboneLearningRate ?? optimizer.learningRate) / optimizer.learningRate;
-    const engine = new TrainingEngine(
-      session,
-      {
-        encoder: config.encoder,
-        decoders,
-        dtype: config.dtype,
-        training: {
-          trainable: (name) => !groups.role(name, [1]).frozen,
-          recompute: config.checkpointing,
-        },
+    const engine = new TrainingEngine(session, stepModel(config, decoders), {
+      betas: optimizer.betas,
+      epsilon: optimizer.epsilon,
+      average: optimizer.emaDecay !== null,
+      clipGradNorm: optimizer.clipGradNorm ?? 0,
+      rateOf: ({ name, shape }) => {
+        const { frozen, decay, group } = groups.role(name, shape);
+        return {
+          rate: group === 'backbone' ? backbone : 1,
+          decay: decay ? optimizer.weightDecay : 0,
+          frozen,
+        };
       },
-      {
-        betas: optimizer.betas,
-        epsilon: optimizer.epsilon,
-        average: optimizer.emaDecay !== null,
-        clipGradNorm: optimizer.clipGradNorm ?? 0,
-        rateOf: ({ name, shape }) => {
-          const { frozen, decay, group } = groups.role(name, shape);
-          if (frozen) return { rate: 0, decay: 0 };
-          return { rate: group === 'backbone' ? backbone : 1, decay: decay ? optimizer.weightDecay : 0 };
-        },
-      },
-    );
+    });
     try {
       groups.check([...engine.layout.slots.map(({ name }) => name), ...engine.frozen.keys()]);
     } catch (error) {

@@ -14,6 +14,8 @@ export interface RunProgress {
   updates: number;
   /** Steps that were skipped because a loss or gradient was not finite. */
   skipped: number;
+  /** Those of them that were the last steps. */
+  skippedInARow: number;
   /** The last that was measured. */
   heldOutLoss: number | undefined;
   /** The step that it was measured at: only that step's checkpoint can be the best one for it. */
@@ -27,6 +29,8 @@ interface RunState {
   readonly config: unknown;
   readonly updates: number;
   readonly skipped: number;
+  /** Absent in checkpoints of before it was saved. */
+  readonly skippedInARow?: number;
 }
 
 /** Weights that are not trained: the state's vectors do not have them. */
@@ -43,7 +47,7 @@ export async function saveRun(
   config: TrainingConfig,
   engine: TrainingEngine,
   weights: readonly RunWeight[],
-  { step, updates, skipped, heldOutLoss, heldOutStep }: RunProgress,
+  { step, updates, skipped, skippedInARow, heldOutLoss, heldOutStep }: RunProgress,
 ): Promise<void> {
   const group = (vector: StateVector) =>
     engine.layout.slots.map((slot) => ({
@@ -59,7 +63,7 @@ export async function saveRun(
       shape,
       read: (first: number, count: number) => readWeight(engine.session.weights, name, first, count),
     }));
-  const state: RunState = { config, updates, skipped };
+  const state: RunState = { config, updates, skipped, skippedInARow };
   await checkpoints.save({
     step,
     heldOutLoss: heldOutStep === step ? heldOutLoss : undefined,
@@ -99,9 +103,9 @@ export async function restoreRun(
       if (first + values.length === whole.length) engine.session.weights.set(name, shape, whole);
     });
   }
-  const { updates, skipped } = stored.state as RunState;
+  const { updates, skipped, skippedInARow = 0 } = stored.state as RunState;
   const { step, heldOutLoss } = stored;
-  return { step, updates, skipped, heldOutLoss, heldOutStep: step, savedStep: step };
+  return { step, updates, skipped, skippedInARow, heldOutLoss, heldOutStep: step, savedStep: step };
 }
 
 /** Calls `take` with the pieces of a group's tensors, which must be those that are expected. */

@@ -1,4 +1,5 @@
 import { constants } from 'node:os';
+import { InterruptedError } from '../errors.js';
 
 const signals = ['SIGINT', 'SIGTERM'] as const;
 
@@ -11,17 +12,17 @@ export function exitCodeOf(signal: StopSignal): number {
 }
 
 /**
- * Ctrl-C and SIGTERM during training: the first lets the step be finished and a checkpoint be saved, the second ends the process at once. Checkpoints are safe
- * at any moment.
+ * Ctrl-C and SIGTERM during training: the first lets the step be finished and a checkpoint be saved. The second stops a step between its operators, or else
+ * ends the process at once, as a third does. Checkpoints are safe at any moment.
  */
 export class StopSignals implements Disposable {
   #received: StopSignal | undefined;
+  /** Work under way that a second signal stops. */
+  #work: { readonly controller: AbortController; readonly message: string } | undefined;
   readonly #handlers = signals.map((signal) => [signal, () => { this.#receive(signal); }] as const); // prettier-ignore
-  readonly #onStop: ((signal: StopSignal) => void) | undefined;
 
   /** @param onStop called at the first signal: to say that training will stop */
-  constructor(onStop?: (signal: StopSignal) => void) {
-    this.#onStop = onStop;
+  constructor(public onStop?: (signal: StopSignal) => void) {
     for (const [signal, handler] of this.#handlers) process.on(signal, handler);
   }
 
@@ -30,10 +31,28 @@ export class StopSignals implements Disposable {
     return this.#received;
   }
 
+  /**
+   * Work that may take long, one at a time: the second signal aborts it instead of ending the process.
+   * @param message of the {@link InterruptedError} that is the reason then
+   */
+  async abortable<T>(message: string, body: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    const work = { controller: new AbortController(), message };
+    this.#work = work;
+    try {
+      return await body(work.controller.signal);
+    } finally {
+      this.#work = undefined;
+    }
+  }
+
   #receive(signal: StopSignal): void {
-    if (this.#received !== undefined) process.exit(exitCodeOf(signal));
-    this.#received = signal;
-    this.#onStop?.(signal);
+    if (this.#received === undefined) {
+      this.#received = signal;
+      this.onStop?.(signal);
+      return;
+    }
+    if (!this.#work || this.#work.controller.signal.aborted) process.exit(exitCodeOf(signal));
+    this.#work.controller.abort(new InterruptedError(signal, this.#work.message));
   }
 
   /** From here on signals do what they did before. */

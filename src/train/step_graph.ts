@@ -34,7 +34,7 @@ export interface OptimizerConfig {
   readonly average: boolean;
   /** Floats of every vector. */
   readonly size: number;
-  /** Stretches of the vectors with a learning rate and decay of their own. */
+  /** Stretches of the vectors with a learning rate and decay of their own, whose gradients count in the norm or do not. */
   readonly segments: number;
 }
 
@@ -110,7 +110,7 @@ export function stepGraph(
 
 /**
  * The optimizer's step. Inputs `optimizer NAME`: vectors `values`, `gradients`, `firstMoments`, `secondMoments`, `average`, and `settings`,
- * `segments`, `rates`, `decays`; `far below zero` f32 [1]. Outputs: `norm` f32 [1] of all gradients, not finite when a loss is not, and
+ * `segments`, `counted`, `rates`, `decays`; `far below zero` f32 [1]. Outputs: `norm` f32 [1] of all gradients that count, not finite when a loss is not, and
  * `optimizer new NAME` for each vector but the gradients.
  */
 function update(
@@ -120,7 +120,9 @@ function update(
 ): void {
   const vector = (name: string): Value => graph.input(`optimizer ${name}`, 'f32', [size]);
   const gradients = vector('gradients');
-  let norm = first(graph.apply('gradient_norm', [gradients]));
+  const ofSegments = graph.input('optimizer segments', 'i32', [segments + 1]);
+  const counted = graph.input('optimizer counted', 'f32', [segments]);
+  let norm = first(graph.apply('gradient_norm', [gradients, ofSegments, counted]));
   // The gradient of |prediction − target| is finite where the difference itself is infinite. Such a step must change nothing either, and
   // that is decided here, before anybody has read the loss: the slope of an activation far below zero is 0, and 0 times a loss is 0, or NaN
   // of one that is not finite.
@@ -139,7 +141,7 @@ function update(
       vector('secondMoments'),
       norm,
       graph.input('optimizer settings', 'f32', [5]),
-      graph.input('optimizer segments', 'i32', [segments + 1]),
+      ofSegments,
       graph.input('optimizer rates', 'f32', [segments]),
       graph.input('optimizer decays', 'f32', [segments]),
       average ? vector('average') : undefined,

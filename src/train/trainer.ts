@@ -1,13 +1,15 @@
 import { join } from 'node:path';
-import { FileError, NumericError } from '../errors.js';
+import { FileError, InterruptedError, NumericError } from '../errors.js';
 import { writeFileAtomically } from '../io/atomic_file.js';
 import { makeFolder } from '../io/files.js';
+import { checkFolder, checkOptions } from '../options.js';
 import { BatchLoader } from './batch_loader.js';
-import type { TrainingConfig } from './config.js';
-import type { TrainingConsole } from './console.js';
+import { checkTrainingConfig, type TrainingConfig } from './config.js';
+import { TrainingConsole } from './console.js';
 import { drawLossCurve, lossesOf } from './curve.js';
 import { exportModel } from './export.js';
 import { FewToManySampler } from './few_to_many.js';
+import { checkActivations, largestShape } from './memory.js';
 import { openRun, type RunParts } from './open_run.js';
 import { photoSize, samplingOf } from './run_parts.js';
 import { saveRun } from './run_state.js';
@@ -26,7 +28,7 @@ export interface TrainOptions {
   readonly resume?: boolean;
   /** Where progress is written. Default: stderr. */
   readonly console?: TrainingConsole;
-  /** Ends training after the step under way; a checkpoint is saved. Before the first step: rejects with the signal's reason. */
+  /** Ends training after the step under way; a checkpoint is saved. While the run is made ready: rejects with the signal's reason. */
   readonly signal?: AbortSignal;
 }
 
@@ -52,17 +54,30 @@ export interface TrainResult {
  * Few-to-many training (paper, section 3.2) by a configuration: from new weights, or on from a checkpoint, to the configuration's last
  * step. A run that was stopped and resumed ends with the same weights, bit for bit, as one that was not.
  *
- * SIGINT, SIGTERM and the signal end it after the step under way, with a checkpoint. Peak memory: 20 bytes a parameter (16 without a moving average),
+ * SIGINT, SIGTERM and the signal end it after the step under way, with a checkpoint; a second SIGINT or SIGTERM in the middle of a step, without. Peak memory: 20 bytes a parameter (16 without a moving average),
  * the activations of one micro-batch, and the photos of a few steps.
  *
- * @throws {ConfigError} `ERR_CONFIG`, {DatasetError} `ERR_DATASET`, {FileError} `ERR_FILE`, {FormatError} `ERR_FORMAT`, {DeviceError}
- *   `ERR_OUT_OF_MEMORY`; {NumericError} `ERR_NOT_FINITE` after more than `maxSkippedSteps` steps in a row whose loss or gradients are not finite,
+ * @throws {ArgumentError} `ERR_INVALID_ARGUMENT`, {ConfigError} `ERR_CONFIG`, {DatasetError} `ERR_DATASET`, {FileError} `ERR_FILE`, {FormatError} `ERR_FORMAT`, {DeviceError}
+ *   `ERR_OUT_OF_MEMORY`; {InterruptedError} `ERR_INTERRUPTED` when a signal of the system ends it before the first step or within one; {NumericError} `ERR_NOT_FINITE` after more than `maxSkippedSteps` steps in a row whose loss or gradients are not finite,
  *   or when a parameter is not at a checkpoint, which is not written then
  */
 export async function train(config: TrainingConfig, options: TrainOptions): Promise<TrainResult> {
-  const parts = await openRun(config, options);
+  checkTrainingConfig(config);
+  checkOptions('train', options);
+  checkFolder(options.runFolder);
+  const output = options.console ?? new TrainingConsole({ steps: config.steps });
+  const opening = new AbortController();
+  using stop = new StopSignals((name) => {
+    output.note(`${name}: stopping before the first step; once more ends at once`);
+    opening.abort(new InterruptedError(name, `${name}: ended before the first step`));
+  });
+  const signals = [opening.signal, ...(options.signal ? [options.signal] : [])];
+  const parts = await openRun(config, { ...options, console: output, signal: AbortSignal.any(signals) });
+  stop.onStop = (name) => {
+    output.note(`${name}: finishing the step and saving; once more gives the step up`);
+  };
   try {
-    return await new Run(parts, options.signal).train();
+    return await new Run(parts, options.signal, stop).train();
   } finally {
     await parts.close();
   }
@@ -80,11 +95,11 @@ interface StepOutcome {
 
 class Run {
   readonly #meter = new StepMeter();
-  #skippedInARow = 0;
 
   constructor(
     private readonly parts: RunParts,
     private readonly signal: AbortSignal | undefined,
+    private readonly stop: StopSignals,
   ) {}
 
   async train(): Promise<TrainResult> {
@@ -111,9 +126,7 @@ class Run {
     const sides = [0, 1].map(
       () => new StepTensors(engine.session, config.encoder, engine.model.decoders, sizes),
     );
-    using stop = new StopSignals((name) => {
-      output.note(`${name}: finishing the step and saving; once more ends at once`);
-    });
+    const { stop } = this;
     const stopped = (): boolean => stop.received !== undefined || this.signal?.aborted === true;
     await this.#tellMemory();
     output.start(progress.step);
@@ -127,7 +140,7 @@ class Run {
     const finished = progress.step >= steps;
     await this.#save();
     if (finished) await this.#draw();
-    await exportModel(join(runFolder, 'model'), config, engine, this.parts.weights);
+    await exportModel(join(runFolder, 'model'), config, engine, this.parts.weights, data.record);
     await this.#drawCurve();
     const summary = report.summary();
     if (summary !== undefined) output.note(summary);
@@ -190,7 +203,10 @@ class Run {
     for (const [i, { shape, data }] of batches.entries()) {
       const update = i === batches.length - 1;
       const kind = { gradients: i === 0 ? 'new' : 'more', update, show: false } as const;
-      const result = await engine.run(shape, kind, data, { settings });
+      const result = await this.stop.abortable(
+        `step ${progress.step + 1} was given up; ${this.#saved}`,
+        (signal) => engine.run(shape, kind, data, { settings, signal }),
+      );
       for (const { name, weight } of engine.model.decoders) {
         const its = result.losses[name] ?? NaN;
         losses[name] = (losses[name] ?? 0) + its;
@@ -205,7 +221,7 @@ class Run {
       return { loss: NaN, losses: {}, norm: NaN };
     }
     progress.updates++;
-    this.#skippedInARow = 0;
+    progress.skippedInARow = 0;
     return { loss, losses, norm };
   }
 
@@ -214,12 +230,12 @@ class Run {
     const { config, logs, console: output, progress } = this.parts;
     const step = progress.step + 1;
     progress.skipped++;
-    this.#skippedInARow++;
+    progress.skippedInARow++;
     logs.event(step, 'skipped', { loss: String(loss), gradNorm: String(norm) });
     output.note(`step ${step} is skipped: loss ${loss}, norm of the gradients ${norm}`);
-    if (this.#skippedInARow <= config.maxSkippedSteps) return;
+    if (progress.skippedInARow <= config.maxSkippedSteps) return;
     throw new NumericError(
-      `the loss or its gradients were not finite in ${this.#skippedInARow} steps in a row (loss ${loss}, norm ${norm} at step ${step}), at most ${config.maxSkippedSteps} are skipped (maxSkippedSteps). ` +
+      `the loss or its gradients were not finite in ${progress.skippedInARow} steps in a row (loss ${loss}, norm ${norm} at step ${step}), at most ${config.maxSkippedSteps} are skipped (maxSkippedSteps). ` +
         'Try a lower learning rate, a longer warm-up, or dtype f32.',
     );
   }
@@ -227,13 +243,13 @@ class Run {
   /** What a step needs at most, before the first one. */
   async #tellMemory(): Promise<void> {
     const { config, engine, logs, console: output, progress } = this.parts;
-    const { identities, inputs, targets } = config.sampling;
-    const part = identities / config.accumulation;
-    const shape = { identities: part, photos: part * inputs[1], targets: part * targets };
+    output.note('preparing the first step');
+    const shape = largestShape(config);
     const kind = { gradients: 'new', update: config.accumulation === 1, show: false } as const;
     // Values, gradients, and what the optimizer keeps.
     const parameterBytes = engine.layout.size * 4 * (engine.state.vectors.length + 1);
     const activationBytes = await engine.arenaBytes(shape, kind);
+    checkActivations(activationBytes);
     logs.event(progress.step, 'memory', { parameterBytes, activationBytes });
     const mb = (bytes: number): string => `${(bytes / 1e6).toFixed(0)} MB`;
     output.note(
@@ -289,6 +305,12 @@ class Run {
     await writeFileAtomically(join(runFolder, 'curve.svg'), (file) => file.writeFile(svg));
   }
 
+  /** Where the run would go on, in words. */
+  get #saved(): string {
+    const { savedStep } = this.parts.progress;
+    return savedStep === undefined ? 'there is no checkpoint yet' : `the run is still saved at step ${savedStep}`; // prettier-ignore
+  }
+
   async #save(): Promise<void> {
     const { checkpoints, config, engine, weights, progress } = this.parts;
     try {
@@ -296,9 +318,7 @@ class Run {
       progress.savedStep = progress.step;
     } catch (error) {
       if (!(error instanceof FileError)) throw error;
-      const { step, savedStep } = progress;
-      const before = savedStep === undefined ? 'there is none before it' : `the run is still saved at step ${savedStep}`; // prettier-ignore
-      throw new FileError(`no checkpoint of step ${step}: ${error.message}; ${before}`, { cause: error });
+      throw new FileError(`no checkpoint of step ${progress.step}: ${error.message}; ${this.#saved}`, { cause: error }); // prettier-ignore
     }
   }
 }

@@ -155,6 +155,15 @@ struct AdamW {
   float beta1, rest1, beta2, rest2, decay, rest;  // rest: 1 − the other, rounded once; decay is the average's
 };
 
+// A line of pixels of the patches that it crosses, beside each other in `target` and `mask`, [patches][count], `stride`
+// elements apart in the prediction: Σ |prediction − target| · mask, or out = scale · sign(prediction − target) · mask.
+struct MaskedL1 {
+  const float *prediction, *target, *mask;
+  float* out;  // may be the prediction itself
+  int64_t patches, count, stride, out_stride;
+  float scale;
+};
+
 // One direction of an image resize: `outputs` weighted sums over runs of `taps[i]` pixels (or rows) from `first[i]`.
 struct Resample {
   const uint8_t* source;
@@ -186,6 +195,10 @@ struct KernelTable {
   void (*add)(const Elementwise*);
   void (*activation_gradient)(const Elementwise*);
   void (*to_bf16)(const float* from, int64_t count, uint16_t* to);
+  // to[x][channel] = from[channel · plane + x]
+  void (*interleave)(const float* from, int64_t plane, int64_t channels, int64_t pixels, float* to);
+  float (*masked_l1)(const MaskedL1*);
+  void (*masked_l1_gradient)(const MaskedL1*);
   void (*adamw)(const AdamW*);
   double (*sum_of_squares)(const float* values, int64_t count);
   size_t (*resample_scratch_bytes)(const Resample*);

@@ -19,6 +19,9 @@ void column_sums(const ColumnSums*, int64_t column_begin, int64_t column_end);
 void add_vectors(const Elementwise*);
 void activation_gradient(const Elementwise*);
 void convert_to_bf16(const float* from, int64_t count, uint16_t* to);
+void interleave(const float* from, int64_t plane, int64_t channels, int64_t pixels, float* to);
+float masked_l1(const MaskedL1*);
+void masked_l1_gradient(const MaskedL1*);
 void adamw(const AdamW*);
 double sum_of_squares(const float* values, int64_t count);
 size_t resample_scratch_bytes(const Resample*);
@@ -48,6 +51,9 @@ const KernelTable& kernels() {
       add_vectors,
       activation_gradient,
       convert_to_bf16,
+      interleave,
+      masked_l1,
+      masked_l1_gradient,
       adamw,
       sum_of_squares,
       resample_scratch_bytes,

@@ -32,6 +32,7 @@ class Multiplier {
   Multiplier(const Arguments& a, size_t input, bool transposed);
 
   ElementType type() const { return panels_.to_type; }
+  int64_t columns() const { return panels_.n; }  // of the product
   size_t workspace_bytes() const { return packed_ ? 0 : aligned_bytes(packed_bytes(panels_)); }
   // What a Gemm takes as its weight. `workspace` holds workspace_bytes.
   const void* ready(CpuDevice& device, const TensorView& matrix, std::byte* workspace) const;

@@ -17,6 +17,7 @@ std::unique_ptr<Kernel> make_linear_input_gradient(const Arguments&, CpuDevice&)
 std::unique_ptr<Kernel> make_linear_weight_gradient(const Arguments&, CpuDevice&);
 std::unique_ptr<Kernel> make_layer_norm_gradient(const Arguments&, CpuDevice&);
 std::unique_ptr<Kernel> make_concat_rows_gradient(const Arguments&, CpuDevice&);
+std::unique_ptr<Kernel> make_place_columns(const Arguments&, CpuDevice&);
 std::unique_ptr<Kernel> make_patch_embedding_gradient(const Arguments&, CpuDevice&);
 std::unique_ptr<Kernel> make_patch_gather(const Arguments&, CpuDevice&);
 std::unique_ptr<Kernel> make_patch_gather_gradient(const Arguments&, CpuDevice&);

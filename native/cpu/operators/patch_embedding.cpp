@@ -28,12 +28,13 @@ class PatchEmbedding final : public Kernel {
   void run(const KernelCall& call) override {
     device_.parallel_for(images_ * rows_of_patches(),
                          [&](int64_t task) { bf16_ ? gather<uint16_t>(call, task) : gather<float>(call, task); });
-    const float *class_embedding = call.inputs[2].as<const float>(), *positions = call.inputs[3].as<const float>();
+    const float* class_embedding = call.inputs[2].as<const float>();
+    const TensorView& positions = call.inputs[3];
     float* out = call.outputs[0].as<float>();
     const int64_t stride = call.outputs[0].row_stride;
     for (int64_t image = 0; image < images_; ++image) {
       float* row = out + image * (1 + patches()) * stride;
-      for (int64_t j = 0; j < outputs_; ++j) row[j] = class_embedding[j] + positions[j];
+      for (int64_t j = 0; j < outputs_; ++j) row[j] = class_embedding[j] + positions.as<const float>()[j];
     }
     Gemm gemm{};
     gemm.m = images_ * patches();
@@ -44,8 +45,8 @@ class PatchEmbedding final : public Kernel {
     gemm.a_type = gemm.weight_type = bf16_ ? kBf16 : kF32;
     gemm.weight = weight_.ready(device_, call.inputs[1], call.workspace + rows_bytes());
     gemm.activation = kNoActivation;
-    gemm.residual = positions;
-    gemm.residual_stride = outputs_;
+    gemm.residual = positions.as<const float>();
+    gemm.residual_stride = positions.row_stride;
     gemm.residual_period = 1 + patches();
     gemm.out = out;
     gemm.out_stride = stride;

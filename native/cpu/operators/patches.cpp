@@ -1,3 +1,11 @@
+// Operators on images that are cut into patches: patch_gather, patch_scatter and their gradients, and patch_embedding's
+// gradient. Formulas and shapes: native/operators/{patch_gather,patch_scatter,patch_embedding_gradient}.cpp. Images are f32
+// [images, channels, height, width] in one piece, patches rows of matrices.
+//
+// Strategy: a task is a patch or an image, whatever one worker can write alone; sums over images are one worker's for each row,
+// in the images' order, so that no result depends on the threads. Rows go through the kernels of the instruction set; only the
+// gradient by pixels, which no training step needs, goes pixel by pixel. Indices are checked before anything is read. Cost:
+// every pixel or element is read once and written once, with at most 2 flops: bound by memory.
 #include "operators/patches.h"
 
 #include <algorithm>
@@ -6,7 +14,7 @@
 #include <vector>
 
 #include "base/float_formats.h"
-#include "cpu/device.h"
+#include "cpu/operators/matrix_product.h"
 #include "cpu/operators/operators.h"
 
 namespace omni_id::cpu {
@@ -20,12 +28,23 @@ float value_at(const TensorView& view, int64_t row, int64_t column) {
   return view.type.dtype == DType::bf16 ? float_from_bf16(view.as<const uint16_t>()[at]) : view.as<const float>()[at];
 }
 
-void set_value(const TensorView& view, int64_t row, int64_t column, float value) {
-  const int64_t at = row * view.row_stride + column;
-  if (view.type.dtype == DType::bf16) {
-    view.as<uint16_t>()[at] = bf16_from_float(value);
+// out = a + b, of one row each; `out` and `a` are f32.
+void add_rows(const CpuDevice& device, const float* a, const TensorView& b, int64_t row, float* out) {
+  Elementwise one{};
+  one.a = a;
+  one.b = b.data + row * b.row_stride * static_cast<int64_t>(size_of(b.type.dtype));
+  one.b_type = element(b.type.dtype);
+  one.out = out;
+  one.count = b.type.columns();
+  device.kernels().add(&one);
+}
+
+// A row of f32 in the type of `to`.
+void write_row(const CpuDevice& device, const float* from, const TensorView& to, int64_t row) {
+  if (to.type.dtype == DType::bf16) {
+    device.kernels().to_bf16(from, to.type.columns(), to.as<uint16_t>() + row * to.row_stride);
   } else {
-    view.as<float>()[at] = value;
+    std::copy(from, from + to.type.columns(), row_of(to, row));
   }
 }
 
@@ -81,21 +100,31 @@ class PatchGather final : public Kernel {
     if (visible) check_visible("patch_gather", visible, grid_.images, per_image, grid_.patches(), false);
     const float* images = call.inputs[0].as<const float>();
     const int64_t image_elements = grid_.channels * grid_.height * grid_.width;
-    device_.parallel_for(rows_, [&](int64_t row) {
-      const float* image = images + row / per_image * image_elements;
-      const int64_t patch = visible ? visible[row] : row % per_image;
-      const TensorView& out = call.outputs[0];
-      if (out.type.dtype == DType::bf16) {
-        uint16_t* to = out.as<uint16_t>() + row * out.row_stride;
-        each_element(grid_, patch, [&](int64_t j, int64_t pixel) { to[j] = bf16_from_float(image[pixel]); });
-      } else {
-        float* to = row_of(out, row);
-        each_element(grid_, patch, [&](int64_t j, int64_t pixel) { to[j] = image[pixel]; });
-      }
+    const TensorView& out = call.outputs[0];
+    const bool bf16 = out.type.dtype == DType::bf16;
+    device_.reserve_scratch(static_cast<size_t>(grid_.depth()) * sizeof(float));
+    device_.pool().parallel_for(rows_, [&](int64_t row, int worker) {
+      float* to = bf16 ? static_cast<float*>(device_.scratch(worker)) : row_of(out, row);
+      gather(images + row / per_image * image_elements, visible ? visible[row] : row % per_image, to);
+      if (bf16) write_row(device_, to, out, row);
     });
   }
 
  private:
+  void gather(const float* image, int64_t patch, float* to) const {
+    const int64_t area = grid_.height * grid_.width, size = grid_.patch;
+    const float* from = image + (patch / grid_.columns() * grid_.width + patch % grid_.columns()) * size;
+    if (!grid_.channels_first) {
+      for (int64_t y = 0; y < size; ++y, to += size * grid_.channels) {
+        device_.kernels().interleave(from + y * grid_.width, area, grid_.channels, size, to);
+      }
+      return;
+    }
+    for (int64_t c = 0; c < grid_.channels; ++c) {
+      for (int64_t y = 0; y < size; ++y, to += size) std::copy_n(from + c * area + y * grid_.width, size, to);
+    }
+  }
+
   CpuDevice& device_;
   PatchGrid grid_;
   int64_t rows_;
@@ -141,15 +170,15 @@ class PatchScatter final : public Kernel {
   void run(const KernelCall& call) override {
     const int32_t* visible = call.inputs[1].as<const int32_t>();
     check_visible("patch_scatter", visible, images_, visible_, patches_, true);
-    const float *mask_token = call.inputs[2].as<const float>(), *positions = call.inputs[3].as<const float>();
+    const float* mask_token = call.inputs[2].as<const float>();
     device_.parallel_for(images_, [&](int64_t image) {
       for (int64_t p = 0; p < patches_; ++p) {
         float* out = row_of(call.outputs[0], image * patches_ + p);
-        for (int64_t j = 0; j < width_; ++j) out[j] = mask_token[j] + positions[p * width_ + j];
+        add_rows(device_, mask_token, call.inputs[3], p, out);
       }
       for (int64_t row = image * visible_; row < (image + 1) * visible_; ++row) {
         float* out = row_of(call.outputs[0], image * patches_ + visible[row]);
-        for (int64_t j = 0; j < width_; ++j) out[j] = value_at(call.inputs[0], row, j) + positions[visible[row] * width_ + j];
+        add_rows(device_, row_of(call.inputs[3], visible[row]), call.inputs[0], row, out);
       }
     });
   }
@@ -184,20 +213,15 @@ class PatchScatterGradient final : public Kernel {
       std::fill(position, position + width_, 0.0f);
       std::fill(token, token + width_, 0.0f);
       for (int64_t image = 0; image < images_; ++image) {
-        const float* dy = row_of(call.inputs[0], image * patches_ + p);
-        for (int64_t j = 0; j < width_; ++j) position[j] += dy[j];
-        if (is_visible[static_cast<size_t>(image * patches_ + p)]) continue;
-        for (int64_t j = 0; j < width_; ++j) token[j] += dy[j];
+        const int64_t row = image * patches_ + p;
+        add_rows(device_, position, call.inputs[0], row, position);
+        if (!is_visible[static_cast<size_t>(row)]) add_rows(device_, token, call.inputs[0], row, token);
       }
     });
-    float* mask_token = call.outputs[1].as<float>();
-    std::fill(mask_token, mask_token + width_, 0.0f);
-    for (int64_t p = 0; p < patches_; ++p) {
-      for (int64_t j = 0; j < width_; ++j) mask_token[j] += masked[p * width_ + j];
-    }
+    const ColumnSums of_mask{masked, width_, kF32, patches_, nullptr, call.outputs[1].as<float>()};
+    device_.kernels().column_sums(&of_mask, 0, width_);
     device_.parallel_for(images_ * visible_, [&](int64_t row) {
-      const float* dy = row_of(call.inputs[0], row / visible_ * patches_ + visible[row]);
-      for (int64_t j = 0; j < width_; ++j) set_value(call.outputs[0], row, j, dy[j]);
+      write_row(device_, row_of(call.inputs[0], row / visible_ * patches_ + visible[row]), call.outputs[0], row);
     });
   }
 
@@ -217,11 +241,9 @@ class PatchEmbeddingGradient final : public Kernel {
       float* sum = row_of(call.outputs[2], token);
       std::fill(sum, sum + width_, 0.0f);
       for (int64_t image = 0; image < images_; ++image) {
-        const float* from = row_of(dy, image * tokens_ + token);
-        for (int64_t j = 0; j < width_; ++j) sum[j] += from[j];
-        if (token == 0) continue;
-        const int64_t row = image * (tokens_ - 1) + token - 1;
-        for (int64_t j = 0; j < width_; ++j) set_value(call.outputs[0], row, j, from[j]);
+        const int64_t row = image * tokens_ + token;
+        add_rows(device_, sum, dy, row, sum);
+        if (token > 0) write_row(device_, row_of(dy, row), call.outputs[0], image * (tokens_ - 1) + token - 1);
       }
       if (token == 0) std::copy(sum, sum + width_, call.outputs[1].as<float>());
     });
@@ -230,87 +252,6 @@ class PatchEmbeddingGradient final : public Kernel {
  private:
   CpuDevice& device_;
   int64_t images_, tokens_, width_;
-};
-
-// A task is one row of patches of one image.
-class MaskedL1Base : public Kernel {
- protected:
-  MaskedL1Base(const Arguments& a, CpuDevice& device)
-      : device_(device), grid_(patch_grid(a[1].shape, a.integer("patch"), false, "masked_l1")) {}
-
-  int64_t tasks() const { return grid_.images * (grid_.height / grid_.patch); }
-
-  // Calls body(row of patches, prediction of one of them, target, mask, stride): of the first channel of the first pixel of a
-  // line of the patch, for all lines of all patches of a task.
-  template <typename Body>
-  void each_line(const KernelCall& call, int64_t task, const Body& body) const {
-    const int64_t rows = grid_.height / grid_.patch, image = task / rows, area = grid_.height * grid_.width;
-    const float *target = call.inputs[1].as<const float>() + image * grid_.channels * area,
-                *mask = call.inputs[2].as<const float>() + image * area;
-    for (int64_t column = 0; column < grid_.columns(); ++column) {
-      const int64_t row = image * grid_.patches() + task % rows * grid_.columns() + column;
-      for (int64_t y = 0; y < grid_.patch; ++y) {
-        const int64_t line = (task % rows * grid_.patch + y) * grid_.width + column * grid_.patch;
-        body(row, y * grid_.patch * grid_.channels, target + line, mask + line, area);
-      }
-    }
-  }
-
-  CpuDevice& device_;
-  PatchGrid grid_;
-};
-
-class MaskedL1 final : public MaskedL1Base {
- public:
-  MaskedL1(const Arguments& a, CpuDevice& device) : MaskedL1Base(a, device) {}
-
-  size_t workspace_bytes() const override { return static_cast<size_t>(tasks()) * sizeof(double); }
-
-  void run(const KernelCall& call) override {
-    double* sums = reinterpret_cast<double*>(call.workspace);
-    device_.parallel_for(tasks(), [&](int64_t task) {
-      double sum = 0.0;
-      each_line(call, task, [&](int64_t row, int64_t first, const float* target, const float* mask, int64_t area) {
-        const float* prediction = row_of(call.inputs[0], row) + first;
-        float of_line = 0.0f;
-        for (int64_t x = 0; x < grid_.patch; ++x) {
-          for (int64_t c = 0; c < grid_.channels; ++c, ++prediction) {
-            of_line += std::abs(*prediction - target[c * area + x]) * mask[x];
-          }
-        }
-        sum += static_cast<double>(of_line);
-      });
-      sums[task] = sum;
-    });
-    double total = 0.0;
-    for (int64_t task = 0; task < tasks(); ++task) total += sums[task];
-    *call.outputs[0].as<float>() = static_cast<float>(total / *call.inputs[3].as<const float>());
-  }
-};
-
-class MaskedL1Gradient final : public MaskedL1Base {
- public:
-  MaskedL1Gradient(const Arguments& a, CpuDevice& device) : MaskedL1Base(a, device) {}
-
-  void run(const KernelCall& call) override {
-    const float scale = *call.inputs[4].as<const float>() / *call.inputs[3].as<const float>();
-    device_.parallel_for(tasks(), [&](int64_t task) {
-      each_line(call, task, [&](int64_t row, int64_t first, const float* target, const float* mask, int64_t area) {
-        const float* prediction = row_of(call.inputs[0], row) + first;
-        float* out = row_of(call.outputs[0], row) + first;
-        for (int64_t x = 0; x < grid_.patch; ++x) {
-          const float weight = mask[x] * scale;
-          for (int64_t c = 0; c < grid_.channels; ++c, ++prediction, ++out) {
-            const float difference = *prediction - target[c * area + x];
-            // Without a branch, which could not be predicted. What is not finite stays so: then its difference from itself is
-            // NaN.
-            const float sign = static_cast<float>((difference > 0.0f) - (difference < 0.0f)) + (difference - difference);
-            *out = sign * weight;
-          }
-        }
-      });
-    });
-  }
 };
 
 }  // namespace
@@ -329,10 +270,6 @@ std::unique_ptr<Kernel> make_patch_scatter_gradient(const Arguments& a, CpuDevic
 }
 std::unique_ptr<Kernel> make_patch_embedding_gradient(const Arguments& a, CpuDevice& device) {
   return std::make_unique<PatchEmbeddingGradient>(a, device);
-}
-std::unique_ptr<Kernel> make_masked_l1(const Arguments& a, CpuDevice& device) { return std::make_unique<MaskedL1>(a, device); }
-std::unique_ptr<Kernel> make_masked_l1_gradient(const Arguments& a, CpuDevice& device) {
-  return std::make_unique<MaskedL1Gradient>(a, device);
 }
 
 }  // namespace omni_id::cpu
