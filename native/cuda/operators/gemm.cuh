@@ -103,7 +103,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kThreads == 256 && sizeo
   using LeftTile = OperandTile<T, Left::contiguous, Tile::kRows>;
   using RightTile = OperandTile<T, Right::contiguous, Tile::kColumns>;
   // f32 needs twice the registers for a step's fragments: two steps at once would not fit.
-  constexpr int kUnrolledSteps = sizeof(T) == 2 ? kSteps : 1;
+  [[maybe_unused]] constexpr int kUnrolledSteps = sizeof(T) == 2 ? kSteps : 1;
   constexpr int kStageBytes = LeftTile::kBytes + RightTile::kBytes;
   constexpr int kWarps = Tile::kThreads / kWarp, kRowBlocks = Tile::kWarpRows / 16, kColumnPairs = kWarpColumns / 16;
   static_assert(Tile::kRows / Tile::kWarpRows * (Tile::kColumns / kWarpColumns) == kWarps);

@@ -13,6 +13,8 @@ MakeKernel kernel_for(const OperatorRow& row) {
       {"linear", make_linear},
       {"linear_input_gradient", make_linear_input_gradient},
       {"linear_weight_gradient", make_linear_weight_gradient},
+      {"patch_embedding", make_patch_embedding},
+      {"patch_embedding_gradient", make_patch_embedding_gradient},
   };
   const auto found = column.find(row.name);
   return found == column.end() ? nullptr : found->second;
