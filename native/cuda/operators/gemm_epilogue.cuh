@@ -23,8 +23,9 @@ struct Epilogue {
   bool derivative_bf16 = false;
   const float* addend = nullptr;
   int64_t addend_stride = 0;
-  // With a period, row i gets row i % addend_period of the addend, and the first row of each period `first_row` too.
-  int64_t addend_period = 0;
+  // With a period, row i gets row i % addend_period of the addend, and the first row of each period `first_row` too. Then
+  // there are fewer than 2^32 rows.
+  unsigned addend_period = 0;
   const float* first_row = nullptr;
   void* out = nullptr;
   int64_t out_stride = 0;
@@ -107,7 +108,7 @@ __device__ __forceinline__ void finish(const Epilogue& e, int64_t row, int64_t c
     v = activated(e.activation, v);
   }
   if (e.addend) {
-    const int64_t from = e.addend_period ? row % e.addend_period : row;
+    const int64_t from = e.addend_period ? static_cast<unsigned>(row) % e.addend_period : row;
     if (e.first_row && from == 0) v = sum_of(v, load_columns(e.first_row + column, count, e.vectors));
     v = sum_of(v, load_columns(e.addend + from * e.addend_stride + column, count, e.vectors));
   }

@@ -75,6 +75,10 @@ struct MatrixOperand {
   // asynchronous copy.
   int unit;
 
+  __device__ __forceinline__ float value(int64_t row, int64_t depth) const {
+    return to_float(contiguous == Contiguous::depth ? data[row * stride + depth] : data[depth * stride + row]);
+  }
+
   // Starts the copy of depths [first, end) of rows from `row` on. What lies beyond the matrix is filled with zeros.
   template <int tile_rows, int threads>
   __device__ __forceinline__ void fetch(Staging<tile_rows * kDepthBytes / kChunkBytes / threads>&, unsigned char* tile,

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/operators/gemm.cuh"
 #include "cuda/operators/launching.h"
 
@@ -126,15 +128,23 @@ class MatrixProduct {
     constexpr size_t kSharedBytes = size_t{Tile::kStages} * (Tile::kRows + Tile::kColumns) * kDepthBytes;
     static_assert(kSharedBytes <= size_t{48} << 10);  // more would have to be asked for
     Extent extent = extent_;
-    if (splits_ > 1) extent.partial = reinterpret_cast<float*>(workspace);
     epilogue.rows = extent.rows;
     epilogue.columns = extent.columns;
+    const dim3 element_blocks(blocks_for(extent.columns, kElementColumns),
+                              static_cast<unsigned>(std::min<int64_t>(divided_up(extent.rows, kElementRows), 65535)));
+    if constexpr (std::is_same_v<typename Left::Element, float>) {
+      if (extent.depth < kLeastDepthF32) {
+        launch<thin_kernel<Left, Right>>(stream, element_blocks, kElementThreads, 0, left, right,
+                                         static_cast<int>(extent.depth), epilogue);
+        return;
+      }
+    }
+    if (splits_ > 1) extent.partial = reinterpret_cast<float*>(workspace);
     launch<gemm_kernel<Tile, Left, Right>>(stream, dim3(static_cast<unsigned>(tiles<Tile>()), static_cast<unsigned>(splits_)),
                                            Tile::kThreads, kSharedBytes, left, right, extent, epilogue);
     if (splits_ == 1) return;
-    launch<add_splits_kernel<kReductionThreads>>(
-        stream, dim3(blocks_for(extent.rows * extent.partial_stride / 4, kReductionThreads)), kReductionThreads, 0,
-        extent.partial, extent.partial_stride, static_cast<int>(splits_), epilogue);
+    launch<add_splits_kernel<kElementThreads>>(stream, element_blocks, kElementThreads, 0, extent.partial,
+                                               extent.partial_stride, static_cast<int>(splits_), epilogue);
   }
 
  private:

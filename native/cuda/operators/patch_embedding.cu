@@ -34,6 +34,11 @@ struct PatchOperand {
   int patch, height, width;
   int64_t image_elements;
 
+  __device__ __forceinline__ float value(int64_t row, int64_t depth) const {
+    const unsigned token = static_cast<unsigned>(row) % rows_per_image;
+    return token > 0 ? *pixel(static_cast<unsigned>(row), static_cast<int>(depth)) : 0.0f;
+  }
+
   template <int tile_rows, int threads>
   __device__ __forceinline__ void fetch(Staging<tile_rows * kDepthBytes / kChunkBytes / threads>& staged, unsigned char*,
                                         int64_t first_row, int64_t first, int64_t end) const {
@@ -43,16 +48,10 @@ struct PatchOperand {
       const int chunk = i * threads + static_cast<int>(threadIdx.x);
       const unsigned row = static_cast<unsigned>(first_row) + static_cast<unsigned>(chunk / Tile::kChunksPerLine);
       const int depth = static_cast<int>(first) + chunk % Tile::kChunksPerLine * kChunk<T>;
-      const unsigned token = row % rows_per_image;
-      const int count = row < rows && token > 0 ? static_cast<int>(end) - depth : 0;
-      // Channel, line and column of the patch of the first value; then one by one.
+      const int count = row < rows && row % rows_per_image > 0 ? static_cast<int>(end) - depth : 0;
+      // The first value's place, then one by one.
       int y = depth / patch % patch, x = depth % patch;
-      const unsigned index = token > 0 ? token - 1 : 0;
-      const float* at = pixels + row / rows_per_image * image_elements +
-                        (int64_t{depth / (patch * patch)} * height + index / columns * static_cast<unsigned>(patch) +
-                         static_cast<unsigned>(y)) *
-                            width +
-                        index % columns * static_cast<unsigned>(patch) + x;
+      const float* at = count > 0 ? pixel(row, depth) : pixels;
 #pragma unroll
       for (int j = 0; j < kChunk<T>; ++j) {
         staged.values[i][j] = j < count ? *at : 0.0f;
@@ -84,6 +83,15 @@ struct PatchOperand {
       }
     }
   }
+
+ private:
+  // Of a row that is not a class row: value `depth` of its patch, in channel, line, column order.
+  __device__ __forceinline__ const float* pixel(unsigned row, int depth) const {
+    const unsigned index = row % rows_per_image - 1, size = static_cast<unsigned>(patch);
+    const int channel = depth / (patch * patch), y = depth / patch % patch, x = depth % patch;
+    const int64_t line = int64_t{channel} * height + index / columns * size + static_cast<unsigned>(y);
+    return pixels + row / rows_per_image * image_elements + line * width + index % columns * size + x;
+  }
 };
 
 class PatchEmbeddingKernel final : public CudaKernel {
@@ -112,7 +120,7 @@ class PatchEmbeddingKernel final : public CudaKernel {
     Epilogue e;
     e.addend = positions.as<const float>();
     e.addend_stride = positions.row_stride;
-    e.addend_period = rows_per_image();
+    e.addend_period = static_cast<unsigned>(rows_per_image());
     e.first_row = call.inputs[2].as<const float>();
     e.out = out.data;
     e.out_stride = out.row_stride;
