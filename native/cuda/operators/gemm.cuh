@@ -25,9 +25,13 @@
 // order by a second launch, with the epilogue. How it is split depends on the sizes alone, so that sums do not depend on the
 // card; which tile is used may, since it does not change the order of any sum.
 //
-//   tile           threads  warp     stages  shared memory  flops a byte of operands in bf16 (from L2)
-//   large 128×128  256      64 × 32  3       48 KiB         64: two blocks fit a multiprocessor of every architecture
-//   small 64×64    128      32 × 32  4       32 KiB         32: three blocks; deeper ring, since less work hides a copy
+//   tile           threads  warp     stages  shared memory  flops a byte of bf16 operands from L2
+//   large 128×128  256      64 × 32  3       48 KiB         64
+//   small 64×64    128      32 × 32  4       32 KiB         32: a deeper ring, since less work hides a copy
+//
+// Registers (sm_80 to sm_120): bf16 at most 128 and 122, so that two large or three small blocks are at work on a
+// multiprocessor of every architecture, and four small ones where there is the shared memory; f32, whose fragments are twice as
+// large, at most 202 and 142: one large block or three small ones. What ends a ring is hidden by the other blocks only.
 //
 // Bytes: left · (columns / tile) + right · (rows / tile) through L2, once each from memory where the group's share fits there;
 // y and the epilogue's operands once. Flops: 2 · rows · columns · depth, three times that on the tensor cores for f32.
@@ -245,6 +249,7 @@ __global__ void __launch_bounds__(threads)
   for (int64_t row = int64_t{blockIdx.y} * kElementRows + threadIdx.x / kWarp; row < epilogue.rows;
        row += int64_t{gridDim.y} * kElementRows) {
     float4 v = load_vector<float4>(partial + row * stride + column);
+#pragma unroll 1  // several splits' loads at once were spilled
     for (int split = 1; split < splits; ++split) {
       v = sum_of(v, load_vector<float4>(partial + (int64_t{split} * epilogue.rows + row) * stride + column));
     }
