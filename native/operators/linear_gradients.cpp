@@ -119,6 +119,8 @@ const OperatorRow linear_input_gradient = {
             {{{27, 70}, {70, 130}, {27, 130}, {27, 130}}, {{"activation", kQuickGelu}}, {}},
             {{{50, 700}, {700, 96}, {}, {50, 96}}, {{"compute", kBf16}}, {}},
             {{{20, 24}, {24, 3, 7, 7}, {}, {}}, {}, {}},
+            // Several of the largest tiles.
+            {{{140, 50}, {50, 152}, {}, {140, 152}}, {}, {}},
             {{{0, 16}, {16, 16}, {}, {}}, {}, {}},
         },
 };
@@ -142,6 +144,9 @@ const OperatorRow linear_weight_gradient = {
             {{{64, 48}, {64, 32}, {}}, {}, {}},
             {{{701, 50}, {701, 70}, {50, 70}}, {{"compute", kBf16}}, {}},
             {{{130, 97}, {130, 147}, {}}, {}, {}},
+            // Sums long enough to be split, with small and with large tiles.
+            {{{1030, 20}, {1030, 24}, {20, 24}}, {}, {}},
+            {{{1030, 130}, {1030, 152}, {}}, {}, {}},
             {{{70, 33}, {70, 131}, {}}, {{"activation", kGelu}}, {}},
             {{{70, 33}, {70, 131}, {33, 131}}, {{"activation", kQuickGelu}, {"compute", kBf16}}, {}},
             {{{70, 33}, {70, 131}, {}}, {{"activation", kGelu}, {"compute", kBf16}}, {}},

@@ -16,5 +16,10 @@ MakeKernel kernel_for(const OperatorRow& row);
 std::unique_ptr<Kernel> make_add(const Arguments&, CudaDevice&);
 std::unique_ptr<Kernel> make_activation_gradient(const Arguments&, CudaDevice&);
 std::unique_ptr<Kernel> make_column_sums(const Arguments&, CudaDevice&);
+std::unique_ptr<Kernel> make_linear(const Arguments&, CudaDevice&);
+std::unique_ptr<Kernel> make_linear_input_gradient(const Arguments&, CudaDevice&);
+std::unique_ptr<Kernel> make_linear_weight_gradient(const Arguments&, CudaDevice&);
+std::unique_ptr<Kernel> make_patch_embedding(const Arguments&, CudaDevice&);
+std::unique_ptr<Kernel> make_patch_embedding_gradient(const Arguments&, CudaDevice&);
 
 }  // namespace omni_id::cuda

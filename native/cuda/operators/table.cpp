@@ -10,6 +10,11 @@ MakeKernel kernel_for(const OperatorRow& row) {
       {"add", make_add},
       {"activation_gradient", make_activation_gradient},
       {"column_sums", make_column_sums},
+      {"linear", make_linear},
+      {"linear_input_gradient", make_linear_input_gradient},
+      {"linear_weight_gradient", make_linear_weight_gradient},
+      {"patch_embedding", make_patch_embedding},
+      {"patch_embedding_gradient", make_patch_embedding_gradient},
   };
   const auto found = column.find(row.name);
   return found == column.end() ? nullptr : found->second;
