@@ -16,5 +16,13 @@ MakeKernel kernel_for(const OperatorRow& row);
 std::unique_ptr<Kernel> make_add(const Arguments&, CudaDevice&);
 std::unique_ptr<Kernel> make_activation_gradient(const Arguments&, CudaDevice&);
 std::unique_ptr<Kernel> make_column_sums(const Arguments&, CudaDevice&);
+std::unique_ptr<Kernel> make_layer_norm(const Arguments&, CudaDevice&);
+std::unique_ptr<Kernel> make_layer_norm_gradient(const Arguments&, CudaDevice&);
+std::unique_ptr<Kernel> make_masked_l1(const Arguments&, CudaDevice&);
+std::unique_ptr<Kernel> make_masked_l1_gradient(const Arguments&, CudaDevice&);
+std::unique_ptr<Kernel> make_gradient_norm(const Arguments&, CudaDevice&);
+std::unique_ptr<Kernel> make_adamw(const Arguments&, CudaDevice&);
+std::unique_ptr<Kernel> make_concat_rows(const Arguments&, CudaDevice&);
+std::unique_ptr<Kernel> make_concat_rows_gradient(const Arguments&, CudaDevice&);
 
 }  // namespace omni_id::cuda

@@ -10,6 +10,14 @@ MakeKernel kernel_for(const OperatorRow& row) {
       {"add", make_add},
       {"activation_gradient", make_activation_gradient},
       {"column_sums", make_column_sums},
+      {"layer_norm", make_layer_norm},
+      {"layer_norm_gradient", make_layer_norm_gradient},
+      {"masked_l1", make_masked_l1},
+      {"masked_l1_gradient", make_masked_l1_gradient},
+      {"gradient_norm", make_gradient_norm},
+      {"adamw", make_adamw},
+      {"concat_rows", make_concat_rows},
+      {"concat_rows_gradient", make_concat_rows_gradient},
   };
   const auto found = column.find(row.name);
   return found == column.end() ? nullptr : found->second;
