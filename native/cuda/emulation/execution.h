@@ -155,6 +155,11 @@ T* dynamic_shared() {
   return static_cast<T*>(emulation::dynamic_shared());
 }
 
+template <size_t bytes>
+void expect_dynamic_shared() {
+  emulation::expect_dynamic_shared(bytes);
+}
+
 template <auto kernel>
 void allow_shared(size_t bytes) {
   emulation::allow_shared(reinterpret_cast<const void*>(kernel), bytes);

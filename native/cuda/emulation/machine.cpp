@@ -306,6 +306,13 @@ int lane_index() { return static_cast<int>(machine().current % kLanes); }
 
 void* dynamic_shared() { return machine().shared; }
 
+void expect_dynamic_shared(size_t most) {
+  const size_t bytes = machine().launch.shared_bytes;
+  if (bytes > most) {
+    report("launched with " + std::to_string(bytes) + " bytes of dynamic shared memory, and expects " + std::to_string(most));
+  }
+}
+
 void* static_shared(Place at, size_t bytes, size_t alignment) {
   Machine& m = machine();
   const auto [found, is_new] = m.static_arrays.try_emplace({at.file, at.line}, 0);

@@ -30,9 +30,9 @@ constexpr int kRowsPerBlock = kThreads / kWarp;
 constexpr int kMostWarps = 16;  // of a block that takes one row in registers: 512 threads may have 128 registers each
 constexpr int kMostThreads = kMostWarps * kWarp;
 
-// Values of the row that a thread keeps: what rows of up to 256 and up to 1280 columns take of a warp, and longer ones of a
+// Values of the row that a thread keeps: what rows of up to 256, 512 and 1280 columns take of a warp, and longer ones of a
 // block.
-constexpr int kFew = 8, kMany = 40, kOfBlock = 16;
+constexpr int kFew = 8, kSome = 16, kMany = 40, kOfBlock = 16;
 constexpr int kOfGradient = 8;
 constexpr int64_t kGroups = 1024, kLeastRows = 4, kMostRows = 64;  // groups of rows wanted; rows a group
 
@@ -275,6 +275,8 @@ class LayerNormKernel final : public CudaKernel {
     const dim3 warps(blocks_for(rows_, kRowsPerBlock)), blocks(static_cast<unsigned>(rows_));
     if (columns_ <= kWarp * kFew) {
       launch<layer_norm_kernel<T, width, kFew, true>>(stream, warps, kThreads, 0, g);
+    } else if (columns_ <= kWarp * kSome) {
+      launch<layer_norm_kernel<T, width, kSome, true>>(stream, warps, kThreads, 0, g);
     } else if (columns_ <= kWarp * kMany) {
       launch<layer_norm_kernel<T, width, kMany, true>>(stream, warps, kThreads, 0, g);
     } else if (columns_ <= kMostThreads * kOfBlock) {
