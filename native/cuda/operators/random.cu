@@ -17,9 +17,11 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kOfCounter = 4;
+// Blocks that a multiprocessor is to hold: left to itself, ptxas saves registers for more of them on sm_100, and spills.
+constexpr int kBlocks = 4;
 
 template <Distribution distribution, bool aligned>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks)
     fill_random_kernel(float* to, int64_t count, uint2 key, uint2 stream, uint64_t first_block) {
   const int64_t block = int64_t{blockIdx.x} * kThreads + threadIdx.x, i = block * kOfCounter;
   if (i >= count) return;
