@@ -27,9 +27,10 @@ Napi::Value strings(Napi::Env env, const std::vector<std::string>& values) {
   return array;
 }
 
-// inferShapes(op, inputs: ({ dtype, shape } | null)[], attributes): { dtype, shape }[], by the operator's row.
-Napi::Value infer_shapes(const Napi::CallbackInfo& info) {
-  return guarded(info.Env(), [&] {
+// Calls body(row, arguments) for (op, inputs: ({ dtype, shape } | null)[], attributes), checked against the operator's row.
+template <typename Body>
+Napi::Value with_arguments(const Napi::CallbackInfo& info, const Body& body) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
     const OperatorRow& row = operator_named(info[0].ToString().Utf8Value());
     require(info[1].IsArray(), row.name, "expected an array of inputs");
     const auto given = info[1].As<Napi::Array>();
@@ -40,10 +41,25 @@ Napi::Value infer_shapes(const Napi::CallbackInfo& info) {
       if (!one.IsNull()) types[i] = type_from(one);
       inputs.push_back(one.IsNull() ? nullptr : &types[i]);
     }
-    const std::vector<TensorType> outputs = row.shapes(checked_arguments(row, inputs, attributes_from(info[2])));
+    return body(row, checked_arguments(row, inputs, attributes_from(info[2])));
+  });
+}
+
+// inferShapes(op, inputs, attributes): { dtype, shape }[], by the operator's row.
+Napi::Value infer_shapes(const Napi::CallbackInfo& info) {
+  return with_arguments(info, [&](const OperatorRow& row, const Arguments& arguments) {
+    const std::vector<TensorType> outputs = row.shapes(arguments);
     Napi::Array array = Napi::Array::New(info.Env(), outputs.size());
     for (size_t i = 0; i < outputs.size(); ++i) array.Set(static_cast<uint32_t>(i), to_js(info.Env(), outputs[i]));
     return array;
+  });
+}
+
+// operatorFlops(op, inputs, attributes): multiplications and additions, by the operator's row.
+Napi::Value operator_flops(const Napi::CallbackInfo& info) {
+  return with_arguments(info, [&](const OperatorRow& row, const Arguments& arguments) {
+    row.shapes(arguments);  // throws where they do not fit
+    return Napi::Number::New(info.Env(), row.flops(arguments));
   });
 }
 
@@ -82,6 +98,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("compile", Napi::Function::New<PlanObject::compile>(env, "compile"));
   exports.Set("preprocess", Napi::Function::New<preprocess>(env, "preprocess"));
   exports.Set("inferShapes", Napi::Function::New<infer_shapes>(env, "inferShapes"));
+  exports.Set("operatorFlops", Napi::Function::New<operator_flops>(env, "operatorFlops"));
   exports.Set("firstNotFinite", Napi::Function::New<not_finite>(env, "firstNotFinite"));
   exports.Set("evaluateReference", Napi::Function::New<evaluate_reference>(env, "evaluateReference"));
   exports.Set("operatorCases", Napi::Function::New<operator_cases>(env, "operatorCases"));

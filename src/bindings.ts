@@ -195,6 +195,12 @@ export interface NativeBinding {
     inputs: readonly (TensorType | null)[],
     attributes: Record<string, number | string>,
   ): TensorType[];
+  /** Multiplications and additions of one use of an operator. */
+  operatorFlops(
+    op: string,
+    inputs: readonly (TensorType | null)[],
+    attributes: Record<string, number | string>,
+  ): number;
   /** Index of the first value that is infinite or NaN, or −1. */
   firstNotFinite(values: Float32Array): number;
   operators(): string[];

@@ -41,6 +41,13 @@ void reference(const Arguments& a, const std::vector<ReferenceTensor>& in, std::
   }
 }
 
+// 40 pieces of two rows each, from row 1 on.
+const std::map<size_t, std::vector<int32_t>> kPairs = [] {
+  std::vector<int32_t> offsets;
+  for (int32_t piece = 0; piece <= 40; ++piece) offsets.push_back(2 * piece);
+  return std::map<size_t, std::vector<int32_t>>{{1, std::vector<int32_t>(40, 1)}, {2, offsets}};
+}();
+
 }  // namespace
 
 const OperatorRow concat_rows_gradient = {
@@ -56,6 +63,7 @@ const OperatorRow concat_rows_gradient = {
         {
             {{{12, 3}, {3}, {4}}, {{"rows", int64_t{4}}}, {{1, {0, 0, 0}}, {2, {0, 4, 8, 12}}}},
             {{{8, 17}, {4}, {5}}, {{"rows", int64_t{9}}}, {{1, {5, 0, 9, 2}}, {2, {0, 4, 6, 6, 8}}}},
+            {{{80, 264}, {40}, {41}}, {{"rows", int64_t{5}}}, kPairs},
         },
 };
 

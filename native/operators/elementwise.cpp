@@ -70,7 +70,11 @@ const OperatorRow add = {
     .reference = add_reference,
     .flops = flops_of_first,
     .sum_length = [](const Arguments&) { return int64_t{2}; },
-    .cases = {{{{1}, {1}}, {}, {}}, {{{3, 7}, {3, 7}}, {}, {}}, {{{70, 331}, {70, 331}}, {}, {}}, {{{0, 4}, {0, 4}}, {}, {}}},
+    .cases = {{{{1}, {1}}, {}, {}},
+              {{{3, 7}, {3, 7}}, {}, {}},
+              {{{70, 331}, {70, 331}}, {}, {}},
+              {{{70, 328}, {70, 328}}, {}, {}},
+              {{{0, 4}, {0, 4}}, {}, {}}},
 };
 
 const OperatorRow activation_gradient = {
@@ -85,6 +89,7 @@ const OperatorRow activation_gradient = {
     .sum_length = [](const Arguments&) { return int64_t{1}; },
     .cases = {{{{3, 7}, {3, 7}}, {}, {}},
               {{{60, 131}, {60, 131}}, {}, {}},
+              {{{60, 128}, {60, 128}}, {}, {}},
               {{{60, 131}, {60, 131}}, {{"activation", std::string("quick_gelu")}}, {}},
               {{{2, 5}, {2, 5}}, {{"activation", std::string("none")}}, {}}},
 };
@@ -99,7 +104,11 @@ const OperatorRow column_sums = {
     .reference = column_reference,
     .flops = flops_of_first,
     .sum_length = [](const Arguments& a) { return a[0].shape[0]; },
-    .cases = {{{{1, 1}, {}}, {}, {}}, {{{13, 7}, {7}}, {}, {}}, {{{300, 131}, {131}}, {}, {}}, {{{0, 4}, {}}, {}, {}}},
+    .cases = {{{{1, 1}, {}}, {}, {}},
+              {{{13, 7}, {7}}, {}, {}},
+              {{{300, 131}, {131}}, {}, {}},
+              {{{300, 264}, {264}}, {}, {}},
+              {{{0, 4}, {}}, {}, {}}},
 };
 
 }  // namespace omni_id::operators

@@ -76,7 +76,7 @@ void fit_inputs(const Arguments&, std::vector<ReferenceTensor>& in) {
   }
 }
 
-const Attributes kSeven{{"patch", int64_t{7}}};
+const Attributes kTwo{{"patch", int64_t{2}}}, kSeven{{"patch", int64_t{7}}};
 
 }  // namespace
 
@@ -97,6 +97,7 @@ const OperatorRow masked_l1 = {
         {
             {{{1, 1}, {1, 1, 1, 1}, {1, 1, 1, 1}, {1}}, {}, {}},
             {{{12, 147}, {2, 3, 14, 21}, {2, 1, 14, 21}, {1}}, kSeven, {}},
+            {{{42, 12}, {3, 3, 5, 14}, {3, 1, 5, 14}, {1}}, kTwo, {}},
         },
 };
 
@@ -119,6 +120,7 @@ const OperatorRow masked_l1_gradient = {
         {
             {{{1, 1}, {1, 1, 1, 1}, {1, 1, 1, 1}, {1}, {1}}, {}, {}},
             {{{12, 147}, {2, 3, 14, 21}, {2, 1, 14, 21}, {1}, {1}}, kSeven, {}},
+            {{{42, 12}, {3, 3, 5, 14}, {3, 1, 5, 14}, {1}, {1}}, kTwo, {}},
         },
 };
 

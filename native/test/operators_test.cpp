@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <map>
 #include <random>
 #include <set>
@@ -260,8 +261,10 @@ void test_against_reference(const std::shared_ptr<Device>& device) {
           double of_case = 0.0, off = 0.0, allowed = 0.0;
           for (size_t j = 0; j < result.expected.size(); ++j) {
             const double error = std::abs(result.expected[j] - result.actual[j]), tolerance = result.tolerance[j];
-            // A value that must be exact and is: 0 of 0.
-            const double ratio = error == 0.0 ? 0.0 : error / tolerance;
+            // A value that must be exact and is: 0 of 0. NaN is the worst: it would be forgotten at the next element.
+            const double ratio = error == 0.0        ? 0.0
+                                 : std::isnan(error) ? std::numeric_limits<double>::infinity()
+                                                     : error / tolerance;
             if (!(ratio <= of_case)) of_case = ratio, off = error, allowed = tolerance;
           }
           if (!(of_case <= worst)) worst = of_case;

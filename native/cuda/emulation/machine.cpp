@@ -289,6 +289,7 @@ void execute(const Launch& launch, const void* arguments, Body body) {
 }
 
 void report(const std::string& what, Place at) {
+  running = nullptr;  // the text is not the kernel's work
   Machine& m = machine();
   const uint3 thread{m.current, 0, 0};
   m.finding = finding_text(m.launch, m.block, &thread, what, at);
@@ -304,6 +305,13 @@ dim3 grid_dimensions() { return {machine().launch.grid_x, machine().launch.grid_
 int lane_index() { return static_cast<int>(machine().current % kLanes); }
 
 void* dynamic_shared() { return machine().shared; }
+
+void expect_dynamic_shared(size_t most) {
+  const size_t bytes = machine().launch.shared_bytes;
+  if (bytes > most) {
+    report("launched with " + std::to_string(bytes) + " bytes of dynamic shared memory, and expects " + std::to_string(most));
+  }
+}
 
 void* static_shared(Place at, size_t bytes, size_t alignment) {
   Machine& m = machine();

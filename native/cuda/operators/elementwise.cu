@@ -4,11 +4,15 @@
 //   column_sums: y[j] = Σ x[i, j] (+ sum[j])
 // All are bound by memory: add and activation_gradient read two values an element and write one (12 bytes in f32, 6 in bf16).
 //
-// Strategy: one thread an element, columns along the threads, so that a warp's accesses are neighbours; rows along the grid,
-// since rows need not follow each other without gaps. Column sums take kRowsPerBlock rows of kColumnsPerBlock columns a block,
-// each warp every kWarps-th row; the warps' sums are added in order in shared memory (kWarps · 32 floats), and the blocks'
-// partial sums, which lie in the workspace, in order by a second launch: the sum depends on nothing but the matrix.
+// Strategy: a thread takes 16 bytes of neighbouring columns where addresses and strides allow it (8 bytes of what is bf16
+// beside f32), else one element; columns along the threads, so that a warp's accesses are neighbours; rows along the grid,
+// unless they follow each other without gaps, when all are one. Column sums take kRowsPerBlock rows of a warp's width of
+// columns a block, each warp every kWarps-th row; the warps' sums are added in order in shared memory (8 KB at 8 columns a
+// thread), and the blocks' partial sums, which lie in the workspace, in order by partial_sums.cu: the sum depends on nothing
+// but the matrix.
 #include "cuda/operators/launching.h"
+#include "cuda/operators/partial_sums.h"
+#include "cuda/operators/vectors.cuh"
 
 namespace omni_id::cuda {
 
@@ -16,75 +20,99 @@ namespace {
 
 constexpr int kThreads = 256;
 
-template <typename T>
-struct Matrix {
-  T* data;
-  int64_t stride;  // elements between rows
-};
+// What a thread moves at once of matrices of these types.
+template <typename... T>
+constexpr int kWidth = ((sizeof(T) == 2) && ...) ? 8 : 4;
 
-template <typename T>
-Matrix<T> matrix(const TensorView& view) {
-  return {view.as<T>(), view.row_stride};
-}
-
-template <typename T>
+template <typename T, int width>
 __global__ void __launch_bounds__(kThreads)
     add_kernel(Matrix<const T> a, Matrix<const T> b, Matrix<T> out, int64_t rows, int64_t columns) {
-  const int64_t column = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  const int64_t column = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * width;
   if (column >= columns) return;
   for (int64_t row = blockIdx.y; row < rows; row += gridDim.y) {
-    out.data[row * out.stride + column] =
-        from_float<T>(to_float(a.data[row * a.stride + column]) + to_float(b.data[row * b.stride + column]));
+    float x[width], y[width];
+    load_floats(a.row(row) + column, x);
+    load_floats(b.row(row) + column, y);
+#pragma unroll
+    for (int i = 0; i < width; ++i) x[i] += y[i];
+    store_floats(out.row(row) + column, x);
   }
 }
 
-template <typename T, typename X, Activation activation>
+template <typename T, typename X, Activation activation, int width>
 __global__ void __launch_bounds__(kThreads)
     activation_gradient_kernel(Matrix<const T> dy, Matrix<const X> x, Matrix<T> dx, int64_t rows, int64_t columns) {
-  const int64_t column = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  const int64_t column = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * width;
   if (column >= columns) return;
   for (int64_t row = blockIdx.y; row < rows; row += gridDim.y) {
-    const float slope = derivative<activation>(to_float(x.data[row * x.stride + column]));
-    dx.data[row * dx.stride + column] = from_float<T>(to_float(dy.data[row * dy.stride + column]) * slope);
+    float at[width], gradient[width];
+    load_floats(x.row(row) + column, at);
+    load_floats(dy.row(row) + column, gradient);
+#pragma unroll
+    for (int i = 0; i < width; ++i) gradient[i] *= derivative<activation>(at[i]);
+    store_floats(dx.row(row) + column, gradient);
   }
 }
 
-constexpr int kColumnsPerBlock = kWarp;
 constexpr int kWarps = kThreads / kWarp;
-constexpr int64_t kRowsPerBlock = 512;
+constexpr int64_t kRowsPerBlock = 128;
 
 // partial[block, column] = Σ of the block's rows.
-template <typename T>
+template <typename T, int width>
 __global__ void __launch_bounds__(kThreads)
     column_sums_kernel(Matrix<const T> x, int64_t rows, int64_t columns, float* partial) {
-  OMNI_ID_SHARED(float, sums, kThreads);
+  OMNI_ID_SHARED(float, sums, kThreads* width);  // [warp, element, lane]: lanes are neighbours, and meet no bank twice
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  const int64_t column = int64_t{blockIdx.x} * kColumnsPerBlock + lane;
-  const int64_t end = min(rows, (int64_t{blockIdx.y} + 1) * kRowsPerBlock);
-  float sum = 0.0f;
+  const int64_t column = (int64_t{blockIdx.y} * kWarp + lane) * width;
+  const int64_t end = min(rows, (int64_t{blockIdx.x} + 1) * kRowsPerBlock);
+  float total[width] = {};
   if (column < columns) {
-    for (int64_t row = int64_t{blockIdx.y} * kRowsPerBlock + warp; row < end; row += kWarps) {
-      sum += to_float(x.data[row * x.stride + column]);
+#pragma unroll 4
+    for (int64_t row = int64_t{blockIdx.x} * kRowsPerBlock + warp; row < end; row += kWarps) {
+      float values[width];
+      load_floats(x.row(row) + column, values);
+#pragma unroll
+      for (int i = 0; i < width; ++i) total[i] += values[i];
     }
   }
-  sums[threadIdx.x] = sum;
+#pragma unroll
+  for (int i = 0; i < width; ++i) sums[(warp * width + i) * kWarp + lane] = total[i];
   __syncthreads();
   if (warp == 0 && column < columns) {
-    for (int other = 1; other < kWarps; ++other) sum += sums[other * kWarp + lane];
-    partial[int64_t{blockIdx.y} * columns + column] = sum;
+    for (int other = 1; other < kWarps; ++other) {
+#pragma unroll
+      for (int i = 0; i < width; ++i) total[i] += sums[(other * width + i) * kWarp + lane];
+    }
+    store_floats(partial + int64_t{blockIdx.x} * columns + column, total);
   }
 }
 
-__global__ void __launch_bounds__(kThreads)
-    add_partial_sums_kernel(const float* partial, int64_t blocks, int64_t columns, const float* sum, float* out) {
-  const int64_t column = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (column >= columns) return;
-  float total = sum ? sum[column] : 0.0f;
-  for (int64_t block = 0; block < blocks; ++block) total += partial[block * columns + column];
-  out[column] = total;
-}
+// Rows and columns as kernels see them that treat all elements alike: one row when no view has gaps between its rows.
+struct Extent {
+  Extent(const TensorType& type, const KernelCall& call) : rows(type.rows()), columns(type.columns()) {
+    bool gaps = false;
+    for (const TensorView& view : call.inputs) gaps = gaps || view.row_stride != columns;
+    for (const TensorView& view : call.outputs) gaps = gaps || view.row_stride != columns;
+    if (!gaps) columns *= std::exchange(rows, std::min<int64_t>(rows, 1));
+  }
 
-unsigned grid_rows(int64_t rows) { return static_cast<unsigned>(std::min<int64_t>(rows, 65535)); }
+  bool takes_vectors(const KernelCall& call, int64_t width) const {
+    bool can = true;
+    const auto judge = [&](TensorView view) {
+      view.type.shape = {rows, columns};
+      can = can && cuda::takes_vectors(view, width);
+    };
+    for (const TensorView& view : call.inputs) judge(view);
+    for (const TensorView& view : call.outputs) judge(view);
+    return can;
+  }
+
+  dim3 grid(int64_t width) const {
+    return dim3(blocks_for(columns, kThreads * width), static_cast<unsigned>(std::min<int64_t>(rows, 65535)));
+  }
+
+  int64_t rows, columns;
+};
 
 class AddKernel final : public CudaKernel {
  public:
@@ -92,11 +120,16 @@ class AddKernel final : public CudaKernel {
 
  private:
   void enqueue(const KernelCall& call, const Stream& stream) override {
+    const Extent extent(type_, call);
     with_type(type_.dtype, [&]<typename T>(T) {
-      launch<add_kernel<T>>(stream, dim3(blocks_for(type_.columns(), kThreads), grid_rows(type_.rows())), kThreads, 0,
-                            matrix<const T>(call.inputs[0]), matrix<const T>(call.inputs[1]), matrix<T>(call.outputs[0]),
-                            type_.rows(), type_.columns());
+      extent.takes_vectors(call, kWidth<T>) ? start<T, kWidth<T>>(extent, call, stream) : start<T, 1>(extent, call, stream);
     });
+  }
+
+  template <typename T, int width>
+  void start(const Extent& extent, const KernelCall& call, const Stream& stream) {
+    launch<add_kernel<T, width>>(stream, extent.grid(width), kThreads, 0, matrix<const T>(call.inputs[0]),
+                                 matrix<const T>(call.inputs[1]), matrix<T>(call.outputs[0]), extent.rows, extent.columns);
   }
 
   TensorType type_;
@@ -112,16 +145,23 @@ class ActivationGradientKernel final : public CudaKernel {
 
  private:
   void enqueue(const KernelCall& call, const Stream& stream) override {
-    const dim3 grid(blocks_for(type_.columns(), kThreads), grid_rows(type_.rows()));
+    const Extent extent(type_, call);
     with_type(type_.dtype, [&]<typename T>(T) {
       with_type(x_dtype_, [&]<typename X>(X) {
         with_activation(activation_, [&]<typename A>(A) {
-          launch<activation_gradient_kernel<T, X, A::value>>(stream, grid, kThreads, 0, matrix<const T>(call.inputs[0]),
-                                                             matrix<const X>(call.inputs[1]), matrix<T>(call.outputs[0]),
-                                                             type_.rows(), type_.columns());
+          constexpr int kMost = kWidth<T, X>;
+          extent.takes_vectors(call, kMost) ? start<T, X, A::value, kMost>(extent, call, stream)
+                                            : start<T, X, A::value, 1>(extent, call, stream);
         });
       });
     });
+  }
+
+  template <typename T, typename X, Activation activation, int width>
+  void start(const Extent& extent, const KernelCall& call, const Stream& stream) {
+    launch<activation_gradient_kernel<T, X, activation, width>>(
+        stream, extent.grid(width), kThreads, 0, matrix<const T>(call.inputs[0]), matrix<const X>(call.inputs[1]),
+        matrix<T>(call.outputs[0]), extent.rows, extent.columns);
   }
 
   TensorType type_;
@@ -140,13 +180,19 @@ class ColumnSumsKernel final : public CudaKernel {
   int64_t blocks() const { return divided_up(rows_, kRowsPerBlock); }
 
   void enqueue(const KernelCall& call, const Stream& stream) override {
-    float* partial = reinterpret_cast<float*>(call.workspace);
+    const float* partial = reinterpret_cast<const float*>(call.workspace);
     with_type(dtype_, [&]<typename T>(T) {
-      launch<column_sums_kernel<T>>(stream, dim3(blocks_for(columns_, kColumnsPerBlock), static_cast<unsigned>(blocks())),
-                                    kThreads, 0, matrix<const T>(call.inputs[0]), rows_, columns_, partial);
+      takes_vectors(call.inputs[0], kWidth<T>) ? start<T, kWidth<T>>(call, stream) : start<T, 1>(call, stream);
     });
-    launch<add_partial_sums_kernel>(stream, dim3(blocks_for(columns_, kThreads)), kThreads, 0, partial, blocks(), columns_,
-                                    call.inputs[1].as<const float>(), call.outputs[0].as<float>());
+    add_partial_sums(stream, partial, blocks(), columns_, columns_, call.inputs[1].as<const float>(),
+                     call.outputs[0].as<float>());
+  }
+
+  template <typename T, int width>
+  void start(const KernelCall& call, const Stream& stream) {
+    launch<column_sums_kernel<T, width>>(stream, dim3(static_cast<unsigned>(blocks()), blocks_for(columns_, kWarp * width)),
+                                         kThreads, 0, matrix<const T>(call.inputs[0]), rows_, columns_,
+                                         reinterpret_cast<float*>(call.workspace));
   }
 
   DType dtype_;

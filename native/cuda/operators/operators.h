@@ -21,5 +21,13 @@ std::unique_ptr<Kernel> make_linear_input_gradient(const Arguments&, CudaDevice&
 std::unique_ptr<Kernel> make_linear_weight_gradient(const Arguments&, CudaDevice&);
 std::unique_ptr<Kernel> make_patch_embedding(const Arguments&, CudaDevice&);
 std::unique_ptr<Kernel> make_patch_embedding_gradient(const Arguments&, CudaDevice&);
+std::unique_ptr<Kernel> make_layer_norm(const Arguments&, CudaDevice&);
+std::unique_ptr<Kernel> make_layer_norm_gradient(const Arguments&, CudaDevice&);
+std::unique_ptr<Kernel> make_masked_l1(const Arguments&, CudaDevice&);
+std::unique_ptr<Kernel> make_masked_l1_gradient(const Arguments&, CudaDevice&);
+std::unique_ptr<Kernel> make_gradient_norm(const Arguments&, CudaDevice&);
+std::unique_ptr<Kernel> make_adamw(const Arguments&, CudaDevice&);
+std::unique_ptr<Kernel> make_concat_rows(const Arguments&, CudaDevice&);
+std::unique_ptr<Kernel> make_concat_rows_gradient(const Arguments&, CudaDevice&);
 
 }  // namespace omni_id::cuda

@@ -15,6 +15,14 @@ MakeKernel kernel_for(const OperatorRow& row) {
       {"linear_weight_gradient", make_linear_weight_gradient},
       {"patch_embedding", make_patch_embedding},
       {"patch_embedding_gradient", make_patch_embedding_gradient},
+      {"layer_norm", make_layer_norm},
+      {"layer_norm_gradient", make_layer_norm_gradient},
+      {"masked_l1", make_masked_l1},
+      {"masked_l1_gradient", make_masked_l1_gradient},
+      {"gradient_norm", make_gradient_norm},
+      {"adamw", make_adamw},
+      {"concat_rows", make_concat_rows},
+      {"concat_rows_gradient", make_concat_rows_gradient},
   };
   const auto found = column.find(row.name);
   return found == column.end() ? nullptr : found->second;
