@@ -16,5 +16,9 @@ MakeKernel kernel_for(const OperatorRow& row);
 std::unique_ptr<Kernel> make_add(const Arguments&, CudaDevice&);
 std::unique_ptr<Kernel> make_activation_gradient(const Arguments&, CudaDevice&);
 std::unique_ptr<Kernel> make_column_sums(const Arguments&, CudaDevice&);
+std::unique_ptr<Kernel> make_patch_gather(const Arguments&, CudaDevice&);
+std::unique_ptr<Kernel> make_patch_gather_gradient(const Arguments&, CudaDevice&);
+std::unique_ptr<Kernel> make_patch_scatter(const Arguments&, CudaDevice&);
+std::unique_ptr<Kernel> make_patch_scatter_gradient(const Arguments&, CudaDevice&);
 
 }  // namespace omni_id::cuda

@@ -10,6 +10,10 @@ MakeKernel kernel_for(const OperatorRow& row) {
       {"add", make_add},
       {"activation_gradient", make_activation_gradient},
       {"column_sums", make_column_sums},
+      {"patch_gather", make_patch_gather},
+      {"patch_gather_gradient", make_patch_gather_gradient},
+      {"patch_scatter", make_patch_scatter},
+      {"patch_scatter_gradient", make_patch_scatter_gradient},
   };
   const auto found = column.find(row.name);
   return found == column.end() ? nullptr : found->second;
