@@ -225,11 +225,13 @@ void check_global(const std::byte* address, size_t bytes, bool write, Place at) 
   refuse(address, bytes, write, "is outside of every operand; there are " + known, at);
 }
 
+// Hidden: those of this file of code, which may be an addon, and not of the program that has loaded it.
+extern const char begin_of_image[] __asm__("__ehdr_start") __attribute__((visibility("hidden")));
+extern const char end_of_image[] __asm__("_end") __attribute__((visibility("hidden")));
+
 bool is_constant(const std::byte* address) {
-  extern const char begin[] __asm__("__ehdr_start");
-  extern const char end[] __asm__("_end");
   const auto* at = reinterpret_cast<const char*>(address);
-  return at >= begin && at < end;
+  return at >= begin_of_image && at < end_of_image;
 }
 
 }  // namespace
