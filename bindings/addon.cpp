@@ -81,6 +81,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   add("FaceRenderer", FaceRendererObject::define(env), environment.face_renderer);
   exports.Set("compile", Napi::Function::New<PlanObject::compile>(env, "compile"));
   exports.Set("preprocess", Napi::Function::New<preprocess>(env, "preprocess"));
+  exports.Set("cudaDevices", Napi::Function::New<cuda_devices>(env, "cudaDevices"));
   exports.Set("inferShapes", Napi::Function::New<infer_shapes>(env, "inferShapes"));
   exports.Set("firstNotFinite", Napi::Function::New<not_finite>(env, "firstNotFinite"));
   exports.Set("evaluateReference", Napi::Function::New<evaluate_reference>(env, "evaluateReference"));
