@@ -20,27 +20,26 @@ const std::atomic<bool> kNever{false};
 
 std::string code_of(const std::function<void()>& body) { return test::code_of<EngineError>(body); }
 
+Value& add_value(Graph& graph, Value::Kind kind, const TensorType& type) {
+  Value& value = graph.values.emplace_back();
+  value.kind = kind;
+  value.type = type;
+  return value;
+}
+
 // y = (a + b) + c, each of `columns` values; a weight in the place of c where `weights` names its parts.
 std::shared_ptr<Plan> sum_plan(const std::shared_ptr<Device>& device, int64_t columns,
                                const std::shared_ptr<WeightStore>& weights = std::make_shared<WeightStore>(),
                                const std::vector<std::string>& parts = {}) {
   Graph graph;
-  for (const char* name : {"a", "b", "c"}) {
-    Value& value = graph.values.emplace_back();
-    value.type = {DType::f32, {columns}};
-    value.kind = Value::Kind::input;
-    value.name = name;
-  }
+  const TensorType type{DType::f32, {columns}};
+  for (const char* name : {"a", "b", "c"}) add_value(graph, Value::Kind::input, type).name = name;
   if (!parts.empty()) {
     graph.values[2].kind = Value::Kind::weight;
     graph.values[2].name.clear();
     graph.values[2].parts = parts;
   }
-  for (int i = 0; i < 2; ++i) {
-    Value& value = graph.values.emplace_back();
-    value.kind = Value::Kind::result;
-    value.type = {DType::f32, {columns}};
-  }
+  for (int i = 0; i < 2; ++i) add_value(graph, Value::Kind::result, type);
   graph.nodes = {{&operators::add, {0, 1}, {3}, {}}, {&operators::add, {2, 3}, {4}, {}}};
   graph.outputs = {{"y", 4}};
   return Plan::compile(std::move(graph), device, weights, kNever);
@@ -192,9 +191,9 @@ void test_repeated_runs(const std::shared_ptr<Device>& device) {
 // Indices that no image has, in a first run, a recorded one, and one of another plan's.
 void test_complaints(const std::shared_ptr<Device>& device) {
   Graph graph;
-  graph.values = {{Value::Kind::input, {DType::f32, {1, 1, 2, 2}}, "images", {}},
-                  {Value::Kind::input, {DType::i32, {2}}, "visible", {}},
-                  {Value::Kind::result, {DType::f32, {2, 1}}, "", {}}};
+  add_value(graph, Value::Kind::input, {DType::f32, {1, 1, 2, 2}}).name = "images";
+  add_value(graph, Value::Kind::input, {DType::i32, {2}}).name = "visible";
+  add_value(graph, Value::Kind::result, {DType::f32, {2, 1}});
   graph.nodes = {{&operators::patch_gather, {0, 1}, {2}, {{"patch", int64_t{1}}}}};
   graph.outputs = {{"rows", 2}};
   const auto plan = Plan::compile(std::move(graph), device, std::make_shared<WeightStore>(), kNever);
