@@ -67,7 +67,8 @@ inline __nv_bfloat16 __float2bfloat16_rn(float x) {
 }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>(static_cast<uint64_t>(a) * b >> 32); }
-inline int __ffs(int bits) { return __builtin_ffs(bits); }
+// The lowest bit that is set, counted from 1; 0 when none is.
+inline int __ffs(int x) { return __builtin_ffs(x); }
 inline int min(int a, int b) { return a < b ? a : b; }
 inline int max(int a, int b) { return a > b ? a : b; }
 inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }

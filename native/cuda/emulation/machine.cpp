@@ -289,6 +289,7 @@ void execute(const Launch& launch, const void* arguments, Body body) {
 }
 
 void report(const std::string& what, Place at) {
+  running = nullptr;  // the text is not the kernel's work
   Machine& m = machine();
   const uint3 thread{m.current, 0, 0};
   m.finding = finding_text(m.launch, m.block, &thread, what, at);

@@ -8,6 +8,7 @@
 #include <map>
 #include <mutex>
 #include <unordered_map>
+#include <utility>
 
 #include "base/error.h"
 #include "cuda/emulation/findings.h"
@@ -227,6 +228,12 @@ void check_global(const std::byte* address, size_t bytes, bool write, Place at) 
   refuse(address, bytes, write, "is outside of every operand; there are " + known, at);
 }
 
+// While it lives, accesses are not judged.
+struct OwnCode {
+  Running* const was = std::exchange(running, nullptr);
+  ~OwnCode() { running = was; }
+};
+
 // Where this file of code, a program or an addon, lies in memory.
 struct Image {
   const char *begin = nullptr, *end = nullptr;
@@ -321,10 +328,12 @@ void extend_block(size_t offset, size_t bytes) {
 }
 
 void access(const void* where, size_t bytes, bool write, Place at) {
-  const Running* now = running;
-  if (!now) return;  // the host's
+  Running* const now = running;
+  if (!now) return;  // the host's, or the emulation's own
   const auto* address = static_cast<const std::byte*>(where);
   if (address >= now->stack_begin && address < now->stack_end) return;
+  // What follows is the emulation's own, also where the linker took an instrumented copy of an inline function for it.
+  const OwnCode own;
   Memory& m = memory();
   if (address >= m.parameters && address < m.parameters + m.parameter_bytes) return;
   const bool is_shared = address >= m.shared && address < m.shared + kMostSharedBytes;
