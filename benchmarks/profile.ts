@@ -79,7 +79,7 @@ async function profiled(
   { dtype, rounds, threads }: ProfileOptions,
   run: () => Promise<readonly StepProfile[]>,
 ): Promise<Profile> {
-  const device = new (native().Device)(threads);
+  const device = new (native().Device)('cpu', threads);
   await run();
   const memoryRead = await device.measurePeak('memoryRead', 0.2);
   const peaks: number[] = [];

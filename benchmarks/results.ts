@@ -158,7 +158,7 @@ export async function newResults(options: {
   given: Record<string, unknown>;
 }): Promise<Results> {
   const binding = native();
-  const device = new binding.Device(options.threads);
+  const device = new binding.Device('cpu', options.threads);
   const { instructionSet, threads } = device.describe();
   const seconds = options.quick ? 0.05 : 0.3;
   return {

@@ -97,6 +97,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   add("FaceRenderer", FaceRendererObject::define(env), environment.face_renderer);
   exports.Set("compile", Napi::Function::New<PlanObject::compile>(env, "compile"));
   exports.Set("preprocess", Napi::Function::New<preprocess>(env, "preprocess"));
+  exports.Set("cudaDevices", Napi::Function::New<cuda_devices>(env, "cudaDevices"));
   exports.Set("inferShapes", Napi::Function::New<infer_shapes>(env, "inferShapes"));
   exports.Set("operatorFlops", Napi::Function::New<operator_flops>(env, "operatorFlops"));
   exports.Set("firstNotFinite", Napi::Function::New<not_finite>(env, "firstNotFinite"));

@@ -140,6 +140,9 @@ class FaceRendererObject : public Napi::ObjectWrap<FaceRendererObject>, public H
 // preprocess(device, image, settings, tensor, element, cancellation): Promise<void>
 Napi::Value preprocess(const Napi::CallbackInfo& info);
 
+// cudaDevices(): what CUDA devices there are, or why there are none
+Napi::Value cuda_devices(const Napi::CallbackInfo& info);
+
 // See reference.cpp.
 Napi::Value evaluate_reference(const Napi::CallbackInfo& info);
 Napi::Value operator_cases(const Napi::CallbackInfo& info);

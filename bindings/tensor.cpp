@@ -1,10 +1,12 @@
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <cstring>
 
 #include "base/error.h"
 #include "base/float_formats.h"
 #include "cpu/device.h"
+#include "cuda/device.h"
 #include "objects.h"
 #include "values.h"
 
@@ -16,10 +18,59 @@ Napi::Function DeviceObject::define(Napi::Env env) {
                       InstanceMethod<&DeviceObject::measure_peak>("measurePeak")});
 }
 
+namespace {
+
+constexpr const char* kCuda = "cuda";
+
+// The number of "cuda:1"; 0 for "cuda" itself.
+int cuda_number(const std::string& name) {
+  const std::string rest = name.substr(std::strlen(kCuda));
+  if (rest.empty()) return 0;
+  int number = -1;
+  const char* end = rest.data() + rest.size();
+  if (rest[0] != ':' || std::from_chars(rest.data() + 1, end, number).ptr != end || number < 0) {
+    throw EngineError(kInvalidArgument, "unknown device \"" + name + "\": expected \"cpu\", \"cuda\" or \"cuda:1\"");
+  }
+  return number;
+}
+
+}  // namespace
+
+// new Device(name, threads?, isa?): "cpu", of which the other two are, "cuda" or "cuda:1".
 DeviceObject::DeviceObject(const Napi::CallbackInfo& info) : ObjectWrap(info) {
   guarded(info.Env(), [&] {
-    const int threads = info[0].IsUndefined() ? 0 : static_cast<int>(integer_from(info[0], "threads"));
-    engine_ = open_cpu_device(threads, info[1].IsUndefined() ? std::string() : string_from(info[1], "isa"));
+    const std::string name = string_from(info[0], "device");
+    if (name.starts_with(kCuda)) {
+      engine_ = open_cuda_device(cuda_number(name));
+      return;
+    }
+    if (name != "cpu") throw EngineError(kInvalidArgument, "unknown device \"" + name + "\"");
+    const int threads = info[1].IsUndefined() ? 0 : static_cast<int>(integer_from(info[1], "threads"));
+    engine_ = open_cpu_device(threads, info[2].IsUndefined() ? std::string() : string_from(info[2], "isa"));
+  });
+}
+
+// cudaDevices(): { devices: { name, computeCapability, multiprocessors, memoryBytes }[], emulated, reason }; `reason` tells why
+// there are none, or no more.
+Napi::Value cuda_devices(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    const cuda::Devices devices = cuda::find_devices();
+    Napi::Array array = Napi::Array::New(info.Env(), devices.found.size());
+    for (size_t i = 0; i < devices.found.size(); ++i) {
+      const cuda::DeviceProperties& device = devices.found[i];
+      Napi::Object object = Napi::Object::New(info.Env());
+      object.Set("name", device.name);
+      object.Set("computeCapability",
+                 std::to_string(device.compute_capability / 10) + "." + std::to_string(device.compute_capability % 10));
+      object.Set("multiprocessors", device.multiprocessors);
+      object.Set("memoryBytes", static_cast<double>(device.memory_bytes));
+      array.Set(static_cast<uint32_t>(i), object);
+    }
+    Napi::Object result = Napi::Object::New(info.Env());
+    result.Set("devices", array);
+    result.Set("emulated", cuda::emulated());
+    result.Set("reason", devices.reason);
+    return result;
   });
 }
 

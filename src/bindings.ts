@@ -23,6 +23,20 @@ export interface NativeDevice {
   measurePeak(what: 'f32' | 'bf16' | 'memoryRead', seconds: number): Promise<number>;
 }
 
+/** The CUDA devices that the engine can use, by number. */
+export interface NativeCudaDevices {
+  readonly devices: readonly {
+    readonly name: string;
+    readonly computeCapability: string;
+    readonly multiprocessors: number;
+    readonly memoryBytes: number;
+  }[];
+  /** None of them is there: their kernels are executed by the tests' emulation. */
+  readonly emulated: boolean;
+  /** Why there are none, or no more; may be empty. */
+  readonly reason: string;
+}
+
 export interface NativeTensor {
   /** Index of the first value that is not finite (nothing is written then), or −1. */
   write(values: Float32Array | Int32Array, firstElement: number): number;
@@ -165,7 +179,8 @@ export interface NativeFaceRenderer {
 
 /** The addon's exports, one to one with `bindings/`. */
 export interface NativeBinding {
-  Device: new (threads?: number, isa?: string) => NativeDevice;
+  /** `threads` and `isa` are the CPU's. */
+  Device: new (name: string, threads?: number, isa?: string) => NativeDevice;
   Tensor: new (device: NativeDevice, type: TensorType) => NativeTensor;
   MappedFile: new (path: string) => NativeMappedFile;
   Weights: new () => NativeWeights;
@@ -190,6 +205,7 @@ export interface NativeBinding {
     element: number,
     cancellation: NativeCancellation,
   ): Promise<void>;
+  cudaDevices(): NativeCudaDevices;
   inferShapes(
     op: string,
     inputs: readonly (TensorType | null)[],

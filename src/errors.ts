@@ -111,9 +111,9 @@ export class NumericError extends OmniIdError {
   }
 }
 
-/** The device asked for does not exist here, or has no memory left. */
+/** The device asked for does not exist here, has no memory left, or failed in its work (`ERR_DEVICE`: the message says how). */
 export class DeviceError extends OmniIdError {
-  declare readonly code: 'ERR_DEVICE_UNAVAILABLE' | 'ERR_OUT_OF_MEMORY';
+  declare readonly code: 'ERR_DEVICE_UNAVAILABLE' | 'ERR_OUT_OF_MEMORY' | 'ERR_DEVICE';
 }
 
 /** An object was used after `dispose()`, or disposed of while the call was under way. */

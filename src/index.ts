@@ -27,7 +27,13 @@ export {
   type ViewOptions,
 } from './data/rendered.js';
 export { RenderedDataset, type RenderedDatasetOptions } from './data/rendered_dataset.js';
-export type { DeviceOptions } from './graph/session.js';
+export {
+  devices,
+  type CudaDeviceInfo,
+  type DeviceName,
+  type DeviceOptions,
+  type Devices,
+} from './graph/devices.js';
 export type { ClipVisionConfig, OmniIdEncoderConfig } from './io/config.js';
 export type { ImageProcessorConfig } from './io/image_processor.js';
 export type { MtdConfig } from './io/mtd_config.js';

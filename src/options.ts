@@ -1,6 +1,7 @@
 import sharp from 'sharp';
 import { z } from 'zod';
 import { ArgumentError } from './errors.js';
+import { expectedDevice, isDeviceName } from './graph/devices.js';
 
 /**
  * The options of public calls as schemas: what is unknown, misspelt or of the wrong type is refused before any work, all at once, with what was given and
@@ -65,7 +66,7 @@ function isColour(value: unknown): boolean {
 }
 
 const deviceFields = {
-  device: is('a name', (value) => typeof value === 'string'),
+  device: is(expectedDevice, isDeviceName),
   threads: wholeNumber(1, 1024),
   dtype: oneOf('dtype', ['f32', 'bf16']),
 };

@@ -4,7 +4,8 @@ import { native } from '../src/bindings.js';
 import { Graph } from '../src/graph/graph.js';
 import { attention } from '../src/graph/operators.js';
 import { backward } from '../src/graph/backward.js';
-import { openDevice, Session } from '../src/graph/session.js';
+import { openDevice } from '../src/graph/devices.js';
+import { Session } from '../src/graph/session.js';
 import { assertClose, relativeError } from './support/assert_close.js';
 import { golden, tensorOf } from './support/golden.js';
 

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { test } from 'uvu';
 import { native } from '../src/bindings.js';
 import { decodePhoto } from '../src/data/photo.js';
-import { openDevice } from '../src/graph/session.js';
+import { openDevice } from '../src/graph/devices.js';
 import { defaultImageProcessor } from '../src/io/image_processor.js';
 import { golden, tensorOf } from './support/golden.js';
 

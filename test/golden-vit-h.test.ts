@@ -37,7 +37,7 @@ test('the procedural weights are those of the case', () => {
 for (const isa of native().instructionSets()) {
   for (const dtype of ['f32', 'bf16'] as const) {
     test(`${name} on ${isa} in ${dtype}`, async () => {
-      const session = new Session(new (native().Device)(undefined, isa), weights);
+      const session = new Session(new (native().Device)('cpu', undefined, isa), weights);
       const pipeline = new VisionPipeline(session, config, defaultImageProcessor(config.imageSize), dtype);
       for (const [feature, output] of Object.entries(outputs) as [keyof typeof outputs, string][]) {
         // The penultimate state is computed on the way to the last: the slowest instruction sets skip the repetition.

@@ -12,7 +12,7 @@ const shape = [1000, 2000];
 
 async function made(threads: number): Promise<NativeWeights> {
   const weights = new (native().Weights)();
-  const device = new (native().Device)(threads);
+  const device = new (native().Device)('cpu', threads);
   await weights.setNormal(device, 'a', shape, 3, 0, 0.02, new (native().Cancellation)());
   return weights;
 }
@@ -37,7 +37,7 @@ test('the numbers do not depend on the threads', async () => {
 
 test('what is cancelled before its turn is not made', async () => {
   const weights = new (native().Weights)();
-  const device = new (native().Device)(1);
+  const device = new (native().Device)('cpu', 1);
   const cancellation = new (native().Cancellation)();
   const first = weights.setNormal(device, 'first', shape, 3, 0, 0.02, new (native().Cancellation)());
   const second = weights.setNormal(device, 'second', shape, 3, 0, 0.02, cancellation);
@@ -49,7 +49,7 @@ test('what is cancelled before its turn is not made', async () => {
 
 test('bad arguments are refused before anything is queued', () => {
   const weights = new (native().Weights)();
-  const device = new (native().Device)(1);
+  const device = new (native().Device)('cpu', 1);
   const cancellation = new (native().Cancellation)();
   assert.throws(() => weights.setNormal(weights as never, 'a', [1], 0, 0, 1, cancellation), /a Device/);
   assert.throws(() => weights.setNormal(device, 'a', [-1], 0, 0, 1, cancellation), /negative/);

@@ -49,7 +49,7 @@ test('a profile ends with its call, also when that fails', async () => {
 
 test('every instruction set has a peak in f32 and reads memory', async () => {
   for (const isa of native().instructionSets()) {
-    const device = new (native().Device)(1, isa);
+    const device = new (native().Device)('cpu', 1, isa);
     for (const what of ['f32', 'memoryRead'] as const) {
       const rate = await device.measurePeak(what, 0.02);
       assert.ok(rate > 1e7 && Number.isFinite(rate), `${isa} ${what}: ${rate}`);
@@ -60,14 +60,14 @@ test('every instruction set has a peak in f32 and reads memory', async () => {
 });
 
 test('an unknown peak is refused', async () => {
-  const device = new (native().Device)(1);
+  const device = new (native().Device)('cpu', 1);
   const error = await errorOf(() => device.measurePeak('f64' as 'f32', 0.01));
   assert.is((error as Error & { code?: string }).code, 'ERR_INVALID_ARGUMENT');
   assert.match(error.message, 'memoryRead');
 });
 
 test('bf16 tensors are written and read as rounded floats', () => {
-  const tensor = new (native().Tensor)(new (native().Device)(1), { dtype: 'bf16', shape: [4] });
+  const tensor = new (native().Tensor)(new (native().Device)('cpu', 1), { dtype: 'bf16', shape: [4] });
   tensor.write(Float32Array.of(1, -2.5, 1 + 2 ** -9, 3.140625), 0);
   assert.equal(tensor.read(0, 4), Float32Array.of(1, -2.5, 1, 3.140625));
   tensor.dispose();

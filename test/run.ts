@@ -10,6 +10,7 @@ import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { native } from '../src/bindings.js';
+import { devices } from '../src/graph/devices.js';
 
 const root = join(import.meta.dirname, '..');
 const { only } = parseArgs({ options: { only: { type: 'string', default: '' } } }).values;
@@ -93,6 +94,9 @@ const sanitized = [
   'profile',
   'rendered',
 ];
+/** Test files that also run with a CUDA device: the emulated one, and a real one where there is one. */
+const onCuda = ['devices', 'golden-kernels', 'golden-models', 'golden-training'];
+
 /** The engine's own tests in a build folder; a part of the tests (`--only`) may be run before it is built. */
 function nativeTests(folder: string): string[] {
   if (!existsSync(join(root, folder))) {
@@ -108,6 +112,26 @@ const slow: Record<string, number> = {
   install: 900_000,
   bench: 600_000,
 };
+
+/** Their names begin with "cuda", and say when it is an emulation: `--only cuda` is `npm run test:cuda`. */
+function* cudaPrograms(): Generator<Program> {
+  const emulated = join(root, 'build/native/Release/omni_id_emulated.node');
+  const real = devices().cuda[0];
+  const places: { name: string; env: Record<string, string> }[] = [];
+  if (existsSync(emulated))
+    places.push({ name: 'under emulation', env: { OMNI_ID_ADDON: emulated, OMNI_ID_DEVICE: 'cuda' } });
+  if (real) places.push({ name: `on ${real.name}`, env: { OMNI_ID_DEVICE: 'cuda' } });
+  if (real) {
+    for (const program of ['cuda_operators_on_device', 'cuda_device_on_device'])
+      yield { name: `cuda on ${real.name}: ${program}`, command: [join(root, 'build/native', program)] };
+  }
+  for (const { name, env } of places) {
+    for (const file of onCuda) {
+      const command: [string, ...string[]] = ['node', '--import', 'tsx', `test/${file}.test.ts`];
+      yield { name: `cuda ${name}: ${file}`, command, env, verbose: true, timeoutMs: 900_000 };
+    }
+  }
+}
 
 function* programs(): Generator<Program> {
   const npx = (tool: string, ...options: string[]): [string, ...string[]] => [
@@ -139,6 +163,7 @@ function* programs(): Generator<Program> {
       yield { name: `${file}${isa ? ` on ${isa}` : ''}`, command: [...command], env, verbose, timeoutMs };
     }
   }
+  yield* cudaPrograms();
   const addon = join(root, 'build/sanitize/omni_id.node');
   if (existsSync(addon)) {
     for (const program of nativeTests('build/sanitize')) {

@@ -7,7 +7,7 @@ import { loadBlock } from './omni_id_block.js';
 
 /** The device's peak for a type; a processor without bfloat16 instructions computes in f32. */
 export async function measurePeak(task: Pick<Task, 'threads' | 'dtype' | 'peakSeconds'>): Promise<number> {
-  const device = new (native().Device)(task.threads);
+  const device = new (native().Device)('cpu', task.threads);
   const own = await device.measurePeak(task.dtype, task.peakSeconds);
   return own > 0 ? own : device.measurePeak('f32', task.peakSeconds);
 }

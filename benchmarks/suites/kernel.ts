@@ -65,7 +65,7 @@ class BoundKernel {
 
 async function measure(context: Context, one: KernelCase): Promise<void> {
   const { threads, quick } = context.settings;
-  const device = new (native().Device)(threads);
+  const device = new (native().Device)('cpu', threads);
   const weights = new (native().Weights)();
   setWeights(one, weights);
   const kernel = await BoundKernel.bind(device, weights, one);
@@ -113,8 +113,9 @@ async function differenceFrom(
   threads: number,
 ): Promise<{ against: string; relative: number; cosine: number } | undefined> {
   const isa = native().instructionSets().at(-1);
-  if (isa === undefined || isa === new (native().Device)(threads).describe().instructionSet) return undefined;
-  const other = await BoundKernel.bind(new (native().Device)(threads, isa), weights, one);
+  if (isa === undefined || isa === new (native().Device)('cpu', threads).describe().instructionSet)
+    return undefined;
+  const other = await BoundKernel.bind(new (native().Device)('cpu', threads, isa), weights, one);
   await other.run();
   const errors = one.outputs.map((index) => {
     const [actual, expected] = [kernel.output(index), other.output(index)];

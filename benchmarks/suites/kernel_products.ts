@@ -71,7 +71,7 @@ async function ourProduct(
   w: Float32Array,
   bias: Float32Array,
 ) {
-  const device = new (native().Device)(context.settings.threads);
+  const device = new (native().Device)('cpu', context.settings.threads);
   const weights = new (native().Weights)();
   weights.set('w', [n, k], w);
   weights.set('b', [n], bias);

@@ -1,6 +1,7 @@
 import { openSync, closeSync, readSync } from 'node:fs';
 import { native } from '../../src/bindings.js';
-import { openDevice, Session, type Place } from '../../src/graph/session.js';
+import { openDevice } from '../../src/graph/devices.js';
+import { Session, type Place } from '../../src/graph/session.js';
 import { openCheckpoint } from '../../src/io/checkpoint.js';
 import { tokensPerImage } from '../../src/models/clip_vision.js';
 import { TrainingEngine, type StepData } from '../../src/train/engine.js';

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "cpu/isa.h"
 #include "cuda/operators/operators.h"
+#include "cuda/peak.h"
 
 namespace omni_id {
 
@@ -26,16 +27,16 @@ namespace {
 
 class CudaBuffer final : public Buffer {
  public:
-  CudaBuffer(int device, size_t bytes, std::function<void()> on_free)
-      : Buffer(bytes), device_(device), memory_(cuda::allocate(device, bytes)), on_free_(std::move(on_free)) {}
+  CudaBuffer(std::shared_ptr<const cuda::Stream> stream, size_t bytes, std::function<void()> on_free)
+      : Buffer(bytes), stream_(std::move(stream)), memory_(cuda::allocate(*stream_, bytes)), on_free_(std::move(on_free)) {}
   ~CudaBuffer() override {
-    cuda::release(device_, memory_);
+    cuda::release(*stream_, memory_);
     on_free_();
   }
   std::byte* data() override { return memory_; }
 
  private:
-  int device_;
+  std::shared_ptr<const cuda::Stream> stream_;
   std::byte* memory_;
   std::function<void()> on_free_;
 };
@@ -51,16 +52,67 @@ cuda::DeviceProperties properties_of(int index) {
 }
 
 constexpr size_t kComplaints = 32;  // bits of the word
+constexpr int64_t kElementsPerTask = int64_t{1} << 16;
+
+class CudaRecording final : public RecordedWork {
+ public:
+  CudaRecording(const cuda::Stream& stream, const std::function<void()>& body) : stream_(stream), recording_(stream, body) {}
+  void repeat() override { recording_.launch(stream_); }
+
+ private:
+  const cuda::Stream& stream_;
+  cuda::Recording recording_;
+};
+
+// One of several weights that are read as one, and its first element in the whole.
+struct Part {
+  WeightTensor tensor;
+  int64_t first = 0, count = 0;
+};
+
+std::vector<Part> parts_of(const WeightStore& weights, const std::vector<std::string>& names, const TensorType& type) {
+  std::vector<Part> parts;
+  int64_t at = 0;
+  for (const std::string& name : names) {
+    const WeightTensor tensor = weights.at(name);
+    Shape shape = tensor.type.shape, expected = type.shape;
+    if (!shape.empty() && !expected.empty()) shape[0] = expected[0] = 0;
+    if (shape != expected) {
+      throw EngineError(kWeights,
+                        "weight " + name + " is " + to_string(tensor.type) + ", which does not fit " + to_string(type));
+    }
+    parts.push_back({tensor, at, tensor.type.elements()});
+    at += parts.back().count;
+  }
+  if (at != type.elements()) {
+    throw EngineError(kWeights, "weight " + names[0] + " and those it is read with have " + std::to_string(at) +
+                                    " elements, expected " + to_string(type));
+  }
+  return parts;
+}
+
+// Elements [first, first + count) of the whole.
+void read_parts(const std::vector<Part>& parts, int64_t first, int64_t count, DType dtype, std::byte* to) {
+  for (const Part& part : parts) {
+    const int64_t begin = std::max(first, part.first), end = std::min(first + count, part.first + part.count);
+    if (begin >= end) continue;
+    read_as(part.tensor, begin - part.first, end - begin, dtype, to + static_cast<size_t>(begin - first) * size_of(dtype));
+  }
+}
 
 }  // namespace
 
 CudaDevice::CudaDevice(int index)
     : index_(index),
       properties_(properties_of(index)),
+      memory_stream_(std::make_shared<cuda::Stream>(index)),
       stream_(index),
       side_stream_(index),
+      staging_(index),
+      pool_(available_parallelism()),
       accounting_(std::make_shared<Accounting>()),
-      complaints_(allocate(sizeof(int))) {
+      complaints_(allocate(sizeof(int))),
+      said_(cuda::allocate_pinned(sizeof(int)), cuda::release_pinned) {
   cuda::fill_zeros(stream_, complaints_->data(), sizeof(int));
   stream_.synchronize();
 }
@@ -73,28 +125,39 @@ std::string CudaDevice::instruction_set() const {
 
 std::shared_ptr<Buffer> CudaDevice::allocate(size_t bytes) {
   auto buffer =
-      std::make_shared<CudaBuffer>(index_, bytes, [accounting = accounting_, bytes] { accounting->current -= bytes; });
+      std::make_shared<CudaBuffer>(memory_stream_, bytes, [accounting = accounting_, bytes] { accounting->current -= bytes; });
   accounting_->add(bytes);
   return buffer;
 }
 
 void CudaDevice::write(Buffer& buffer, size_t offset, const void* from, size_t bytes) {
-  cuda::copy_to_device(side_stream_, buffer.data() + offset, from, bytes);
-  side_stream_.synchronize();
+  cuda::use_device(index_);
+  staging_.upload(side_stream_, buffer.data() + offset, bytes, [&](size_t at, size_t count, std::byte* to) {
+    copy_bytes(to, static_cast<const std::byte*>(from) + at, count);
+  });
 }
 
 void CudaDevice::read(Buffer& buffer, size_t offset, void* to, size_t bytes) {
-  cuda::copy_to_host(side_stream_, to, buffer.data() + offset, bytes);
-  side_stream_.synchronize();
+  cuda::use_device(index_);
+  staging_.download(side_stream_, to, buffer.data() + offset, bytes);
 }
 
 void CudaDevice::preprocess(const RgbImage& image, const ClipPreprocess& settings, Buffer& to, size_t first_element) {
-  std::vector<float> pixels(static_cast<size_t>(settings.crop) * static_cast<size_t>(settings.crop) * 3);
-  clip_preprocess(kernels_for({}), image, settings, pixels.data());
-  write(to, first_element * sizeof(float), pixels.data(), pixels.size() * sizeof(float));
+  const size_t bytes = static_cast<size_t>(settings.crop) * static_cast<size_t>(settings.crop) * 3 * sizeof(float);
+  if (bytes > cuda::Staging::kPieceBytes) {
+    std::vector<float> pixels(bytes / sizeof(float));
+    clip_preprocess(kernels_for({}), image, settings, pixels.data());
+    write(to, first_element * sizeof(float), pixels.data(), bytes);
+    return;
+  }
+  cuda::use_device(index_);
+  staging_.upload(side_stream_, to.data() + first_element * sizeof(float), bytes, [&](size_t, size_t, std::byte* pixels) {
+    clip_preprocess(kernels_for({}), image, settings, reinterpret_cast<float*>(pixels));
+  });
 }
 
 std::byte* CudaDevice::arena(size_t bytes) {
+  cuda::use_device(index_);  // what begins every run
   if (!arena_ || arena_->bytes() < bytes) {
     arena_.reset();  // the old one first: both are not needed at once
     arena_ = allocate(bytes);
@@ -104,42 +167,38 @@ std::byte* CudaDevice::arena(size_t bytes) {
 
 PackedWeight CudaDevice::prepare(WeightStore& weights, const std::vector<std::string>& names, const TensorType& type,
                                  InputRole) {
-  std::string key = "cuda:" + std::to_string(index_) + " " + name_of(type.dtype);
+  // With the shape: who asks for another one with the same names is told that they do not fit, and reads nothing beyond.
+  std::string key = "cuda:" + std::to_string(index_) + " " + to_string(type);
   for (const std::string& name : names) key += " " + name;
   return weights.on_device(key, [&] {
-    const int64_t elements = type.elements();
-    std::vector<std::byte> host(type.bytes());
-    int64_t at = 0;
-    for (const std::string& name : names) {
-      const WeightTensor tensor = weights.at(name);
-      Shape shape = tensor.type.shape, expected = type.shape;
-      if (!shape.empty() && !expected.empty()) shape[0] = expected[0] = 0;
-      const int64_t count = tensor.type.elements();
-      if (shape != expected || count > elements - at) {
-        throw EngineError(kWeights,
-                          "weight " + name + " is " + to_string(tensor.type) + ", which does not fit " + to_string(type));
-      }
-      read_as(tensor, 0, count, type.dtype, host.data() + static_cast<size_t>(at) * size_of(type.dtype));
-      at += count;
+    const std::vector<Part> parts = parts_of(weights, names, type);
+    const auto size = static_cast<int64_t>(size_of(type.dtype));
+    std::shared_ptr<Buffer> buffer = allocate(type.bytes());
+    cuda::use_device(index_);
+    staging_.upload(side_stream_, buffer->data(), type.bytes(), [&](size_t offset, size_t bytes, std::byte* to) {
+      const int64_t first = static_cast<int64_t>(offset) / size, count = static_cast<int64_t>(bytes) / size;
+      parallel_for((count + kElementsPerTask - 1) / kElementsPerTask, [&](int64_t task) {
+        const int64_t begin = task * kElementsPerTask;
+        read_parts(parts, first + begin, std::min(kElementsPerTask, count - begin), type.dtype, to + begin * size);
+      });
+    });
+    for (const Part& part : parts) {
+      if (!part.tensor.file) continue;
+      part.tensor.file->release(static_cast<size_t>(part.tensor.data - part.tensor.file->data()), part.tensor.type.bytes());
     }
-    if (at != elements) {
-      throw EngineError(kWeights, "weight " + names[0] + " and those it is read with have " + std::to_string(at) +
-                                      " elements, expected " + to_string(type));
-    }
-    std::shared_ptr<Buffer> buffer = allocate(host.size());
-    write(*buffer, 0, host.data(), host.size());
-    return PackedWeight{buffer->data(), host.size(), buffer};
+    return PackedWeight{buffer->data(), type.bytes(), buffer};
   });
 }
 
 std::unique_ptr<Kernel> CudaDevice::bind(const OperatorRow& row, const Arguments& arguments) {
   const cuda::MakeKernel make = cuda::kernel_for(row);
   if (!make) throw EngineError(kDeviceUnavailable, std::string(row.name) + " has no CUDA kernel");
+  cuda::use_device(index_);  // attributes of kernels are a device's
   return make(arguments, *this);
 }
 
 void CudaDevice::parallel_for(int64_t tasks, const std::function<void(int64_t)>& body) {
-  for (int64_t task = 0; task < tasks; ++task) body(task);
+  pool_.parallel_for(tasks, [&](int64_t task, int) { body(task); });
 }
 
 int CudaDevice::complaint(const std::string& text) {
@@ -151,11 +210,20 @@ int CudaDevice::complaint(const std::string& text) {
   return 1 << (found - complaint_texts_.begin());
 }
 
+std::unique_ptr<RecordedWork> CudaDevice::record(const std::function<void()>& body) {
+  try {
+    return std::make_unique<CudaRecording>(stream_, body);
+  } catch (const EngineError& error) {
+    if (std::string(error.code()) != kOutOfMemory) throw;
+    return nullptr;  // works without
+  }
+}
+
 void CudaDevice::synchronize() {
+  cuda::copy_to_host(stream_, said_.get(), complaints_->data(), sizeof(int));
   stream_.synchronize();
-  int said = 0;
-  cuda::copy_to_host(stream_, &said, complaints_->data(), sizeof said);
-  stream_.synchronize();
+  int said;
+  std::memcpy(&said, said_.get(), sizeof said);
   if (said == 0) return;
   cuda::fill_zeros(stream_, complaints_->data(), sizeof said);
   stream_.synchronize();
@@ -164,7 +232,22 @@ void CudaDevice::synchronize() {
   }
 }
 
-double CudaDevice::measure_peak(Peak, double) { return 0.0; }
+void CudaDevice::abandon() noexcept {
+  for (int attempt = 0; attempt < 2; ++attempt) {  // what failed may have taken the zeros with it
+    try {
+      cuda::fill_zeros(stream_, complaints_->data(), sizeof(int));
+      stream_.synchronize();
+      return;
+    } catch (const EngineError&) {
+      // Whoever gave the work up knows why.
+    }
+  }
+}
+
+double CudaDevice::measure_peak(Peak what, double seconds) {
+  cuda::use_device(index_);
+  return cuda::measure_peak(*this, what, seconds);
+}
 
 DeviceMemory CudaDevice::memory() const { return {accounting_->current.load(), accounting_->peak.load()}; }
 

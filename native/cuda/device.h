@@ -3,15 +3,19 @@
 #include <memory>
 #include <string>
 
-#include "cpu/kernels/kernels.h"
+#include "base/thread_pool.h"
 #include "cuda/runtime.h"
+#include "cuda/staging.h"
 #include "runtime/device.h"
 
 namespace omni_id {
 
-// A graphics processor: one stream for its runs, one for the preparation of photos beside them, page-locked staging for what
-// comes from the host and goes back. What is read element by element lies there as it does on the CPU; matrices keep their
-// rows, too: the kernels read both operands of a product by rows.
+// A graphics processor: one stream for its runs, one for copies from and to the host beside them, through page-locked memory.
+// What is read element by element lies there as it does on the CPU; matrices keep their rows, too: the kernels read both
+// operands of a product by rows.
+//
+// A run gives its kernels to the stream and waits for it, so that what a run used may be freed when it has returned. It is
+// cancelled between operators while they are given to the stream; what the stream has goes on to its end.
 class CudaDevice final : public Device {
  public:
   // Throws ERR_DEVICE_UNAVAILABLE when there is no device of this number.
@@ -20,7 +24,7 @@ class CudaDevice final : public Device {
 
   const char* kind() const override { return "cuda"; }
   std::string instruction_set() const override;
-  int threads() const override { return 1; }
+  int threads() const override { return pool_.size(); }
   std::shared_ptr<Buffer> allocate(size_t bytes) override;
   void write(Buffer& buffer, size_t offset, const void* from, size_t bytes) override;
   void read(Buffer& buffer, size_t offset, void* to, size_t bytes) override;
@@ -30,7 +34,10 @@ class CudaDevice final : public Device {
                        InputRole role) override;
   std::unique_ptr<Kernel> bind(const OperatorRow& row, const Arguments& arguments) override;
   void parallel_for(int64_t tasks, const std::function<void(int64_t)>& body) override;
+  bool records() const override { return true; }
+  std::unique_ptr<RecordedWork> record(const std::function<void()>& body) override;
   void synchronize() override;
+  void abandon() noexcept override;
   double measure_peak(Peak what, double seconds) override;
   DeviceMemory memory() const override;
 
@@ -47,9 +54,14 @@ class CudaDevice final : public Device {
 
   int index_;
   cuda::DeviceProperties properties_;
+  // Memory's stream is shared with the buffers, which may outlive the device.
+  std::shared_ptr<const cuda::Stream> memory_stream_;
   cuda::Stream stream_, side_stream_;
+  cuda::Staging staging_;
+  ThreadPool pool_;  // of the host
   std::shared_ptr<Accounting> accounting_;
   std::shared_ptr<Buffer> arena_, complaints_;
+  std::unique_ptr<std::byte, void (*)(std::byte*)> said_;  // page-locked: what complaints_ held after the last run
   std::vector<std::string> complaint_texts_;
 };
 

@@ -3,6 +3,9 @@
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
+#include <mutex>
+
 #include "base/error.h"
 #include "cuda/errors.h"
 
@@ -60,8 +63,10 @@ Devices find_devices() {
 
 bool emulated() { return false; }
 
+void use_device(int device) { check(cudaSetDevice(device), "device"); }
+
 Stream::Stream(int device) : device_(device) {
-  check(cudaSetDevice(device), "device");
+  use_device(device);
   cudaStream_t stream;
   check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream");
   handle_ = stream;
@@ -80,20 +85,71 @@ void Stream::wait_for(const Stream& other) const {
   check(waited, "event");
 }
 
-std::byte* allocate(int device, size_t bytes) {
-  check(cudaSetDevice(device), "device");
-  void* memory = nullptr;
-  if (cudaMalloc(&memory, bytes > 0 ? bytes : 1) != cudaSuccess) {
+Event::Event(int device) {
+  use_device(device);
+  cudaEvent_t event;
+  check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "event");
+  handle_ = event;
+}
+
+Event::~Event() { cudaEventDestroy(static_cast<cudaEvent_t>(handle_)); }
+
+void Event::record(const Stream& stream) {
+  check(cudaEventRecord(static_cast<cudaEvent_t>(handle_), handle_of(stream)), "event");
+}
+
+void Event::synchronize() const { check(cudaEventSynchronize(static_cast<cudaEvent_t>(handle_)), "copies"); }
+
+namespace {
+
+// Whether the device keeps what is released for the next that asks (CUDA's stream-ordered allocator), which all but some
+// virtual ones do. Where it does not, releasing waits for the device. Kept whole: to give memory back to the driver at every
+// synchronisation and to take it anew costs more than the work of a small plan.
+bool keeps_memory(int device) {
+  constexpr int kMostDevices = 64;
+  static std::once_flag once[kMostDevices];
+  static bool keeps[kMostDevices];
+  if (device >= kMostDevices) return false;
+  std::call_once(once[device], [device] {
+    int supported = 0;
+    cudaMemPool_t pool;
+    uint64_t everything = UINT64_MAX;
+    keeps[device] = cudaDeviceGetAttribute(&supported, cudaDevAttrMemoryPoolsSupported, device) == cudaSuccess && supported &&
+                    cudaDeviceGetDefaultMemPool(&pool, device) == cudaSuccess &&
+                    cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &everything) == cudaSuccess;
     cudaGetLastError();
-    throw EngineError(kOutOfMemory,
-                      "no " + std::to_string(bytes) + " bytes of memory on CUDA device " + std::to_string(device));
+  });
+  return keeps[device];
+}
+
+}  // namespace
+
+std::byte* allocate(const Stream& stream, size_t bytes) {
+  use_device(stream.device());
+  void* memory = nullptr;
+  const size_t size = std::max<size_t>(bytes, 1);
+  const bool kept = keeps_memory(stream.device());
+  cudaError_t error = kept ? cudaMallocAsync(&memory, size, handle_of(stream)) : cudaMalloc(&memory, size);
+  if (error == cudaSuccess && kept) error = cudaStreamSynchronize(handle_of(stream));
+  if (error == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    size_t free = 0, total = 0;
+    cudaMemGetInfo(&free, &total);
+    throw EngineError(kOutOfMemory, "no " + std::to_string(bytes) + " bytes of memory on CUDA device " +
+                                        std::to_string(stream.device()) + ": " + std::to_string(free) + " of " +
+                                        std::to_string(total) + " bytes are free");
   }
+  check(error, "memory");
   return static_cast<std::byte*>(memory);
 }
 
-void release(int device, std::byte* memory) noexcept {
-  cudaSetDevice(device);
-  cudaFree(memory);
+void release(const Stream& stream, std::byte* memory) noexcept {
+  if (cudaSetDevice(stream.device()) != cudaSuccess) return;  // the process ends, and the device is gone already
+  if (keeps_memory(stream.device())) {
+    cudaFreeAsync(memory, handle_of(stream));
+  } else {
+    cudaFree(memory);
+  }
 }
 
 std::byte* allocate_pinned(size_t bytes) {

@@ -2,7 +2,6 @@
 
 #include <cstddef>
 #include <functional>
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -28,6 +27,9 @@ struct Devices {
 Devices find_devices();
 bool emulated();
 
+// Makes the device the calling thread's, which launches and attributes of kernels go to.
+void use_device(int device);
+
 // Work that is done in order, beside the host's. Not copied; `handle` is the runtime's own.
 class Stream {
  public:
@@ -48,13 +50,32 @@ class Stream {
   void* handle_ = nullptr;
 };
 
-// Memory of a device, 256-byte aligned. Throws ERR_OUT_OF_MEMORY. Freed when no work uses it: release waits for the device.
-std::byte* allocate(int device, size_t bytes);
-void release(int device, std::byte* memory) noexcept;
-// Page-locked memory of the host, for copies beside other work.
+// A place in a stream's work.
+class Event {
+ public:
+  explicit Event(int device);
+  ~Event();
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+
+  // After all that the stream was given until now.
+  void record(const Stream& stream);
+  // Waits until the work before the place is done, at once when there is none; throws what failed in it.
+  void synchronize() const;
+
+ private:
+  void* handle_ = nullptr;
+};
+
+// Memory of a device, 256-byte aligned, in the order of the stream's work, which is no other than this. Throws
+// ERR_OUT_OF_MEMORY. What is released goes to the next that asks without waiting for anything: no work may use it any more.
+std::byte* allocate(const Stream& stream, size_t bytes);
+void release(const Stream& stream, std::byte* memory) noexcept;
+// Page-locked memory of the host, for copies beside other work. Throws ERR_OUT_OF_MEMORY.
 std::byte* allocate_pinned(size_t bytes);
 void release_pinned(std::byte* memory) noexcept;
 
+// Copies return before they are done when the host's memory is page-locked.
 void copy_to_device(const Stream& stream, std::byte* to, const void* from, size_t bytes);
 void copy_to_host(const Stream& stream, void* to, const std::byte* from, size_t bytes);
 void copy_on_device(const Stream& stream, std::byte* to, const std::byte* from, size_t bytes);

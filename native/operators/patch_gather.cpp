@@ -101,6 +101,8 @@ const OperatorRow patch_gather = {
             {{{2, 3, 14, 21}, {}}, of(7, "channels_first", "f32"), {}},
             {{{3, 2, 8, 12}, {6}}, of(4, "channels_last", "bf16"), {{1, {5, 0, 3, 2, 1, 4}}}},
             {{{1, 3, 28, 28}, {}}, of(14, "channels_first", "bf16"), {}},
+            // Pixels beyond the last whole patch; rows of several hundred elements; a patch that is visible twice.
+            {{{2, 3, 31, 47}, {6}}, of(10, "channels_last", "f32"), {{1, {11, 11, 3, 0, 4, 7}}}},
         },
 };
 
@@ -135,6 +137,14 @@ const OperatorRow patch_gather_gradient = {
               {"height", int64_t{8}},
               {"width", int64_t{12}}},
              {}},
+            // More than 32 patches side by side and 32 visible ones, some of them twice; pixels beyond the last whole patch.
+            {{{72, 8}, {72}},
+             {{"patch", int64_t{2}},
+              {"images", int64_t{2}},
+              {"channels", int64_t{2}},
+              {"height", int64_t{5}},
+              {"width", int64_t{71}}},
+             {{1, spread(72, 25, 70)}}},
         },
 };
 

@@ -10,6 +10,7 @@
 #include "cpu/operators/operators.h"
 #include "graph/operators.h"
 #include "graph/rounding.h"
+#include "operators/patches.h"
 
 namespace omni_id::operators {
 
@@ -110,6 +111,7 @@ const OperatorRow patch_scatter = {
             {{{1, 1}, {1}, {1}, {1, 1}}, {}, {{1, {0}}}},
             {{{4, 33}, {4}, {33}, {9, 33}}, {{"images", int64_t{2}}}, {{1, {8, 0, 3, 5}}}},
             {{{0, 7}, {0}, {7}, {5, 7}}, {{"images", int64_t{3}}}, {{1, {}}}},
+            {{{40, 260}, {40}, {260}, {51, 260}}, {}, {{1, spread(40, 7, 51)}}},
         },
 };
 
@@ -128,6 +130,8 @@ const OperatorRow patch_scatter_gradient = {
             {{{18, 33}, {4}}, {{"images", int64_t{2}}}, {{1, {8, 0, 3, 5}}}},
             {{{18, 40}, {4}}, {{"images", int64_t{2}}, {"output", std::string("bf16")}}, {{1, {8, 0, 3, 5}}}},
             {{{15, 7}, {0}}, {{"images", int64_t{3}}}, {{1, {}}}},
+            {{{90, 132}, {35}}, {{"images", int64_t{5}}}, {{1, spread(35, 5, 18)}}},
+            {{{51, 4}, {40}}, {}, {{1, spread(40, 7, 51)}}},
         },
 };
 

@@ -38,4 +38,11 @@ inline bool channels_first(const Arguments& a, const char* op) {
   return order == "channels_first";
 }
 
+// Test cases' indices: `count` patches, `step` apart, round and round.
+inline std::vector<int32_t> spread(int64_t count, int64_t step, int64_t patches) {
+  std::vector<int32_t> visible;
+  for (int64_t i = 0; i < count; ++i) visible.push_back(static_cast<int32_t>(i * step % patches));
+  return visible;
+}
+
 }  // namespace omni_id

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -28,6 +29,13 @@ class Buffer {
 
 // What a device can do at most, by measuring it: arithmetic in registers (flop/s), or reading its memory (bytes/s).
 enum class Peak { f32, bf16, memory_read };
+
+// Work that a device repeats with one call: of a plan whose kernels take less time than to give them to the device.
+class RecordedWork {
+ public:
+  virtual ~RecordedWork() = default;
+  virtual void repeat() = 0;  // puts it into the device's queue
+};
 
 struct DeviceMemory {
   size_t current_bytes = 0;
@@ -66,9 +74,15 @@ class Device {
   // Runs body(i) for all i in [0, tasks) on the device's host threads.
   virtual void parallel_for(int64_t tasks, const std::function<void(int64_t)>& body) = 0;
 
+  // Whether `record` is worth its while.
+  virtual bool records() const { return false; }
+  // What `body` gives to the device, recorded without being done; null where the device cannot.
+  virtual std::unique_ptr<RecordedWork> record(const std::function<void()>&) { return nullptr; }
   // Waits for what runs have put into the device's queue, and throws what went wrong in it. Kernels of the CPU are done when
   // they return.
   virtual void synchronize() {}
+  // Waits for what a run that ends early has put into the queue, and forgets what it complained of.
+  virtual void abandon() noexcept {}
 
   // The best of several rounds on all of the device's threads, `seconds` in all; 0 for what the device has no instructions for.
   virtual double measure_peak(Peak what, double seconds) = 0;

@@ -184,10 +184,25 @@ void Plan::check_bindings(const std::map<std::string, Binding>& bindings) const 
 
 void Plan::run(const std::map<std::string, Binding>& bindings, const std::atomic<bool>& cancelled,
                std::vector<double>* step_seconds) const {
-  using Clock = std::chrono::steady_clock;
   if (step_seconds) step_seconds->resize(steps_.size());
   stop_if(cancelled);
-  std::byte* arena = device_->arena(arena_bytes_);
+  try {
+    std::byte* arena = device_->arena(arena_bytes_);
+    if (step_seconds || !device_->records()) {
+      enqueue(arena, bindings, cancelled, step_seconds);
+    } else {
+      enqueue_or_repeat(arena, bindings, cancelled);
+    }
+    device_->synchronize();
+  } catch (...) {
+    device_->abandon();
+    throw;
+  }
+}
+
+void Plan::enqueue(std::byte* arena, const std::map<std::string, Binding>& bindings, const std::atomic<bool>& cancelled,
+                   std::vector<double>* step_seconds) const {
+  using Clock = std::chrono::steady_clock;
   for (size_t step = 0; step < steps_.size(); ++step) {
     stop_if(cancelled);
     const Node& node = graph_.nodes[step];
@@ -201,7 +216,32 @@ void Plan::run(const std::map<std::string, Binding>& bindings, const std::atomic
     if (step_seconds) device_->synchronize();
     if (step_seconds) (*step_seconds)[step] += std::chrono::duration<double>(Clock::now() - begin).count();
   }
-  device_->synchronize();
+}
+
+// A recording holds addresses, not buffers: it serves whatever lies there by then, which check_bindings has measured. Few sets
+// of addresses come again (two, where the next batch is brought in beside a step); what comes once is never recorded, which
+// takes longer than to run.
+void Plan::enqueue_or_repeat(std::byte* arena, const std::map<std::string, Binding>& bindings,
+                             const std::atomic<bool>& cancelled) const {
+  constexpr size_t kMostRecorded = 4;
+  std::vector<const std::byte*> addresses{arena};
+  for (const auto& [name, binding] : bindings) addresses.push_back(binding.buffer->data() + binding.offset);
+  auto found =
+      std::find_if(recorded_.begin(), recorded_.end(), [&](const Recorded& one) { return one.addresses == addresses; });
+  if (found == recorded_.end()) {
+    enqueue(arena, bindings, cancelled, nullptr);
+    if (recorded_.size() == kMostRecorded) recorded_.erase(recorded_.begin());
+    recorded_.push_back({std::move(addresses), nullptr});
+    return;
+  }
+  std::rotate(found, found + 1, recorded_.end());
+  Recorded& one = recorded_.back();
+  if (!one.work) one.work = device_->record([&] { enqueue(arena, bindings, cancelled, nullptr); });
+  if (one.work) {
+    one.work->repeat();
+  } else {
+    enqueue(arena, bindings, cancelled, nullptr);
+  }
 }
 
 std::vector<StepDescription> Plan::steps() const {

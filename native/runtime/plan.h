@@ -27,8 +27,8 @@ struct StepDescription {
   double bytes = 0;  // inputs, weights and outputs, each read or written once
 };
 
-// A graph bound to a device: operators to kernels, values to places in the device's arena. Immutable after compilation; runs
-// happen on the device's queue thread, one at a time.
+// A graph bound to a device: operators to kernels, values to places in the device's arena. Immutable after compilation but for
+// what it has recorded; runs happen on the device's queue thread, one at a time.
 class Plan {
  public:
   // Runs on the device's queue thread: it packs the weights that no plan has packed yet. `cancelled` is looked at between
@@ -66,6 +66,12 @@ class Plan {
   void plan_memory();
   // The value whose memory another lies in, and at which column.
   int root_of(int value, int64_t* column = nullptr) const;
+  // Gives all steps to the device's queue.
+  void enqueue(std::byte* arena, const std::map<std::string, Binding>& bindings, const std::atomic<bool>& cancelled,
+               std::vector<double>* step_seconds) const;
+  // The same by a recording, where this is not the first run with these addresses.
+  void enqueue_or_repeat(std::byte* arena, const std::map<std::string, Binding>& bindings,
+                         const std::atomic<bool>& cancelled) const;
   TensorView view_of(int value, std::byte* arena, const std::map<std::string, Binding>& bindings) const;
 
   Graph graph_;
@@ -76,6 +82,13 @@ class Plan {
   std::vector<Place> places_;
   std::vector<std::pair<int, int64_t>> join_of_;  // of a join's parts: the join and the column, otherwise −1
   size_t arena_bytes_ = 0;
+
+  // Runs by the addresses that they worked on, the latest last.
+  struct Recorded {
+    std::vector<const std::byte*> addresses;
+    std::unique_ptr<RecordedWork> work;  // null after the first run
+  };
+  mutable std::vector<Recorded> recorded_;
 };
 
 }  // namespace omni_id

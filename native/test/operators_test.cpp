@@ -10,6 +10,7 @@
 #include <map>
 #include <random>
 #include <set>
+#include <tuple>
 
 #include "base/error.h"
 #include "base/float_formats.h"
@@ -380,6 +381,32 @@ void test_rejections(const std::shared_ptr<Device>& device) {
   }
 }
 
+void test_patch_rejections(const std::shared_ptr<Device>& device) {
+  for (const auto& [given, patches, once] : {std::tuple<const OperatorRow*, int32_t, bool>{&operators::patch_gather, 6, false},
+                                             {&operators::patch_gather_gradient, 6, false},
+                                             {&operators::patch_scatter, 9, true},
+                                             {&operators::patch_scatter_gradient, 9, true}}) {
+    if (!only.empty() && only != given->name) continue;
+    OperatorRow row = *given;
+    row.reference = [](const Arguments&, const std::vector<ReferenceTensor>&, std::vector<ReferenceTensor>&) {};
+    const auto fits = [](const OperatorCase& one) { return one.indices.count(1) && one.indices.at(1).size() == 4; };
+    const OperatorCase good = *std::find_if(row.cases.begin(), row.cases.end(), fits);
+    const auto code = [&](size_t k, int32_t patch) {
+      OperatorCase one = good;
+      one.indices[1][k] = patch;
+      return test::code_of<EngineError>([&] { run_case(row, one, false, true, device); });
+    };
+    for (size_t k = 0; k < 4; ++k) {
+      for (const int32_t patch : {-1, INT32_MIN, patches, INT32_MAX}) {
+        check(code(k, patch) == kInvalidArgument, std::string(row.name) + " rejects patch " + std::to_string(patch));
+      }
+    }
+    const std::string twice = code(0, good.indices.at(1)[1]);  // two of the first image's
+    check(once ? twice == kInvalidArgument : twice.empty(), std::string(row.name) + " and a patch that is visible twice");
+    check(code(0, good.indices.at(1)[0]).empty(), std::string(row.name) + " takes what is right after what was not");
+  }
+}
+
 }  // namespace
 
 // With an argument, only the row of that name.
@@ -398,6 +425,7 @@ int main(int count, char** arguments) {
   for (const auto& device : devices) {
     test_against_reference(device);
     if (only.empty() || only == "linear") test_exact_products(device);
+    test_patch_rejections(device);
   }
   if (only.empty()) test_rejections(devices.back());
   return test::finish();

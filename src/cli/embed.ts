@@ -1,6 +1,7 @@
 import { extname } from 'node:path';
 import { listPhotos, type Grouping } from '../data/photo_files.js';
 import { ArgumentError, type ImageError } from '../errors.js';
+import type { DeviceName } from '../graph/devices.js';
 import { writeFileAtomically } from '../io/atomic_file.js';
 import { checkWritable } from '../io/files.js';
 import { jsonTokens } from '../io/json_tokens.js';
@@ -14,7 +15,7 @@ export interface EmbedCommand {
   readonly group: Grouping;
   readonly weights?: string;
   readonly out?: string;
-  readonly device?: 'auto' | 'cpu';
+  readonly device?: DeviceName;
   readonly dtype: ComputeDType;
   readonly threads?: number;
   readonly json?: boolean;

@@ -4,6 +4,7 @@ import { heldOutSeed } from '../data/rendered.js';
 import { ArgumentError } from '../errors.js';
 import { evaluate, type EvaluationReport } from '../eval/evaluate.js';
 import type { EvaluateOptions, EvaluationData } from '../eval/settings.js';
+import type { DeviceName } from '../graph/devices.js';
 import type { ComputeDType } from '../models/model.js';
 import { loadPair } from '../models/trained_pair.js';
 import { evaluationTable } from './evaluate_table.js';
@@ -26,7 +27,7 @@ export interface EvaluateCommand {
   readonly probeTest?: number;
   readonly probePhotos?: number;
   readonly probeFirstSeed?: number;
-  readonly device?: 'auto' | 'cpu';
+  readonly device?: DeviceName;
   readonly dtype: ComputeDType;
   readonly threads?: number;
   readonly json?: boolean;

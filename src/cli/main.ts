@@ -51,7 +51,7 @@ program
   )
   .option('--weights <dir>', `encoder to use: a ${folderHelp} (default: a new, untrained one)`)
   .option('--out <file>', 'write the tokens to FILE.safetensors, .npy or .json')
-  .option('--device <name>', 'auto or cpu')
+  .option('--device <name>', 'auto, cpu, cuda or cuda:<number>')
   .addOption(new Option('--dtype <type>', 'type to compute in').choices(['bf16', 'f32']).default('bf16'))
   .option('--threads <n>', 'threads to compute with', wholeNumber)
   .addOption(jsonOption())

@@ -2,7 +2,7 @@ import { availableParallelism, freemem, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { native } from '../bindings.js';
 import { ArgumentError, FileError } from '../errors.js';
-import { openDevice } from '../graph/session.js';
+import { devices, openDevice } from '../graph/devices.js';
 import { exists } from '../io/files.js';
 import { checkPackDtype, convertModel, packModel } from '../models/convert.js';
 import { OmniIdEncoder } from '../models/omni_id_encoder.js';
@@ -95,13 +95,16 @@ export async function convert(
 /** `omni-id info`: what this machine and this build have. */
 export function info(options: { json?: boolean }): number {
   const binding = native();
-  const device = openDevice({}).describe();
+  const device = openDevice({ device: 'cpu' }).describe();
+  const { available, unavailable, cuda } = devices();
   const facts = {
     version: binding.version,
     node: process.versions.node,
     platform: `${process.platform}-${process.arch}`,
     processor: binding.processorName(),
-    devices: ['cpu'],
+    devices: available,
+    unavailable,
+    cuda,
     instructionSets: binding.instructionSets(),
     instructionSet: device.instructionSet,
     threads: device.threads,
@@ -114,6 +117,12 @@ export function info(options: { json?: boolean }): number {
     console.log(`omni-id ${facts.version}, Node ${facts.node}, ${facts.platform}`);
     console.log(`processor: ${facts.processor}, ${facts.threads} threads of ${facts.processors}`);
     console.log(`devices: ${facts.devices.join(', ')}`);
+    for (const { device: name, reason } of unavailable) console.log(`${name} is not available: ${reason}`);
+    for (const one of cuda) {
+      console.log(
+        `${one.device}: ${one.name}, compute capability ${one.computeCapability}, ${(one.memoryBytes / 1e9).toFixed(1)} GB`,
+      );
+    }
     console.log(`instruction sets: ${facts.instructionSets.join(', ')} (in use: ${facts.instructionSet})`);
     console.log(
       `memory: ${(facts.memoryBytes.free / 1e9).toFixed(1)} of ${(facts.memoryBytes.total / 1e9).toFixed(1)} GB free`,

@@ -26,7 +26,7 @@ export function maskRatio(text: string): number {
 /** Adds the options of where and how is computed. */
 export function addComputeOptions(command: Command): Command {
   return command
-    .option('--device <name>', 'auto or cpu')
+    .option('--device <name>', 'auto, cpu, cuda or cuda:<number>')
     .addOption(new Option('--dtype <type>', 'type to compute in').choices(['bf16', 'f32']).default('bf16'))
     .option('--threads <n>', 'threads to compute with', wholeNumber);
 }

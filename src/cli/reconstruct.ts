@@ -1,5 +1,6 @@
 import type { Command } from 'commander';
 import { ArgumentError } from '../errors.js';
+import type { DeviceName } from '../graph/devices.js';
 import { writeFileAtomically } from '../io/atomic_file.js';
 import { checkWritable } from '../io/files.js';
 import type { ComputeDType } from '../models/model.js';
@@ -15,7 +16,7 @@ export interface ReconstructCommand {
   readonly maskRatio?: number;
   readonly seed: number;
   readonly out: string;
-  readonly device?: 'auto' | 'cpu';
+  readonly device?: DeviceName;
   readonly dtype: ComputeDType;
   readonly threads?: number;
   readonly json?: boolean;

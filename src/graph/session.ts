@@ -11,34 +11,6 @@ import {
 import { ArgumentError, DeviceError, DisposedError, OmniIdError, WeightsError } from '../errors.js';
 import type { Graph } from './graph.js';
 
-/** Where a model runs. */
-export interface DeviceOptions {
-  /** `'cpu'`, the only device of this version; `'auto'` takes the best there is. */
-  device?: 'auto' | 'cpu' | undefined;
-  /** Threads to compute with: 1 to 1024. Default: the processors that this process may use, cgroup limits included. */
-  threads?: number | undefined;
-}
-
-/**
- * Opens a device; everything in the process that asks for the same shares one.
- * @throws {ArgumentError} `ERR_INVALID_ARGUMENT`; {DeviceError} `ERR_DEVICE_UNAVAILABLE`
- */
-export function openDevice({ device: asked, threads }: DeviceOptions): NativeDevice {
-  // An empty variable is an absent one, as for OMNI_ID_ISA.
-  const preferred = process.env['OMNI_ID_DEVICE'];
-  const device: string = asked ?? (preferred === undefined || preferred === '' ? 'auto' : preferred);
-  if (/^cuda(:\d+)?$/.test(device)) {
-    throw new DeviceError(
-      'ERR_DEVICE_UNAVAILABLE',
-      `device ${JSON.stringify(device)} is not available: this build has no CUDA backend; devices: "cpu"`,
-    );
-  }
-  if (device !== 'cpu' && device !== 'auto') {
-    throw new ArgumentError(`unknown device ${JSON.stringify(device)}: expected "auto" or "cpu"`);
-  }
-  return translated(() => new (native().Device)(threads));
-}
-
 /** Turns an error of the addon into the package's class of the same code. */
 export function typed(error: unknown): unknown {
   if (!(error instanceof Error) || error instanceof OmniIdError || !('code' in error)) return error;
@@ -52,6 +24,7 @@ export function typed(error: unknown): unknown {
     case 'ERR_DISPOSED':
       return new DisposedError(message);
     case 'ERR_OUT_OF_MEMORY':
+    case 'ERR_DEVICE':
     case 'ERR_DEVICE_UNAVAILABLE':
       return new DeviceError(code, message, options);
     default:

@@ -68,7 +68,7 @@ export async function convertModel(
  * @throws what {@link OmniIdEncoder.load} throws; the signal's reason when aborted, and no cache is left half written
  */
 export async function packModel(folder: string, dtype: 'f32' | 'bf16', signal?: AbortSignal): Promise<void> {
-  const options = { dtype, packedCache: 'write', signal } as const;
+  const options = { device: 'cpu', dtype, packedCache: 'write', signal } as const;
   const Encoder = (await kindOf(folder)) === 'omni-id' ? OmniIdEncoder : ClipVisionEncoder;
   const model = await Encoder.load(folder, options);
   model.dispose();

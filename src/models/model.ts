@@ -1,7 +1,8 @@
 import { setMaxListeners } from 'node:events';
-import { DisposedError, FileError } from '../errors.js';
+import { ArgumentError, DisposedError, FileError } from '../errors.js';
 import { native, type StepProfile } from '../bindings.js';
-import { openDevice, Session, typed, type DeviceOptions } from '../graph/session.js';
+import { openDevice, type DeviceOptions } from '../graph/devices.js';
+import { Session, typed } from '../graph/session.js';
 import { registerWeights, type StoredTensor } from '../io/checkpoint.js';
 import { mapPackedCache, packedCachePath, writePackedCache } from '../io/packed_cache.js';
 
@@ -17,7 +18,8 @@ export interface LoadOptions extends ComputeOptions {
   /**
    * The packed cache of a folder: its weights as the kernels read them, mapped at start instead of converted. `'use'` (default) takes one that
    * is there, and silently writes it anew when the weights, the config or the package have changed; `'write'` also makes one where there is
-   * none, and fails when it cannot; `'ignore'` does neither. A bf16 cache takes 2 bytes a parameter on disk.
+   * none, and fails when it cannot; `'ignore'` does neither. A bf16 cache takes 2 bytes a parameter on disk. It is the CPU's layout: on a CUDA
+   * device, whose kernels read the weights as they are published, `'use'` does nothing and `'write'` is an error.
    */
   packedCache?: 'use' | 'write' | 'ignore' | undefined;
   /**
@@ -32,7 +34,8 @@ export interface LoadOptions extends ComputeOptions {
  * @param source what of the folder's checkpoint the model reads
  * @param config what the layout of the weights depends on besides them
  * @param pack compiles the plans that read every weight
- * @throws {FileError} `ERR_FILE` when `packedCache` is `'write'` and the cache cannot be written; the signal's reason when aborted
+ * @throws {FileError} `ERR_FILE` when `packedCache` is `'write'` and the cache cannot be written; {ArgumentError} `ERR_INVALID_ARGUMENT` when it
+ *   is `'write'` on a device that has no use for one; the signal's reason when aborted
  */
 export async function loadWeights(
   session: Session,
@@ -43,8 +46,15 @@ export async function loadWeights(
   pack: () => Promise<void>,
 ): Promise<void> {
   signal?.throwIfAborted();
+  const { kind } = session.device.describe();
+  if (kind !== 'cpu' && packedCache === 'write') {
+    throw new ArgumentError(
+      `packedCache "write" makes a cache of the weights as the CPU's kernels read them, and the device is ${JSON.stringify(kind)}: use device "cpu", or packedCache "use" or "ignore"`,
+    );
+  }
   registerWeights(session.weights, source);
-  if (packedCache === 'ignore') {
+  // What lies in another device's memory is no file's, and what the CPU's cache holds is of no use there.
+  if (packedCache === 'ignore' || kind !== 'cpu') {
     await pack();
     signal?.throwIfAborted();
     return;
@@ -62,16 +72,16 @@ export async function loadWeights(
 
 /** Memory and place of a model. Bytes. */
 export interface ModelInfo {
-  /** Kind of device: `'cpu'`. */
+  /** Kind of device: `'cpu'` or `'cuda'`. */
   readonly device: string;
-  /** The kernels in use: `'avx512bf16'`, `'avx512'`, `'avx2'`, `'neonbf16'`, `'neon'` or `'portable'`. */
+  /** The kernels in use: `'avx512bf16'`, `'avx512'`, `'avx2'`, `'neonbf16'`, `'neon'` or `'portable'`; `'sm_90'` for a CUDA device of compute capability 9.0. */
   readonly instructionSet: string;
   /** Threads that the device computes with; models that ask for the same number share them. */
   readonly threads: number;
   readonly dtype: ComputeDType;
-  /** Memory that the device holds now and held at most: activations, scratch, inputs and outputs. */
+  /** Memory that the device holds now and held at most: activations, scratch, inputs and outputs; of a CUDA device the weights too. */
   readonly deviceBytes: { readonly current: number; readonly peak: number };
-  /** Weights in the layout of the kernels. */
+  /** Weights in the layout of the CPU's kernels. */
   readonly packedWeightBytes: number;
 }
 

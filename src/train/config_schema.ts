@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { mostPeople, mostRenderedPixels, mostViews } from '../data/rendered.js';
+import { expectedDevice, isDeviceName, type DeviceName } from '../graph/devices.js';
 import { layers, size } from '../io/schema.js';
 import { presets, type PresetName } from '../models/presets.js';
 import { describe } from '../options.js';
@@ -244,7 +245,12 @@ export const trainingSchema = strict({
   seed: seed.default(0),
   /** Activations of blocks are computed again in the backward pass instead of kept. The result is the same, bit for bit. */
   checkpointing: z.boolean().default(false),
-  device: z.enum(['auto', 'cpu']).default('auto'),
+  /** `auto` takes a CUDA device where there is one. */
+  device: z
+    .custom<DeviceName>(isDeviceName, {
+      error: ({ input }) => `is ${describe(input)}, expected ${expectedDevice}`,
+    })
+    .default('auto'),
   /** Default: the processors that this process may use. */
   threads: z.number().int().min(1).max(1024).optional(),
   log: log.prefault({}),

@@ -1,5 +1,6 @@
 import { native } from '../bindings.js';
-import { openDevice, Session } from '../graph/session.js';
+import { openDevice } from '../graph/devices.js';
+import { Session } from '../graph/session.js';
 import type { Batch } from './batch_loader.js';
 import type { TrainingConfig } from './config.js';
 import { MaskedDecoder, type Decoder } from './decoders.js';

@@ -1,9 +1,16 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { openDevice } from '../../src/graph/devices.js';
 import { readSafetensors, type LoadedTensor } from '../../src/io/safetensors.js';
 
 /** Golden cases: inputs and outputs of PyTorch, transformers and Pillow. `OMNI_ID_GOLDEN` names another folder of the same form. */
 export const goldenFolder = process.env['OMNI_ID_GOLDEN'] ?? join(import.meta.dirname, '..', 'golden');
+
+if (process.env['OMNI_ID_DEVICE']) {
+  // What is not the CPU says so, and what is no device at all but an emulation.
+  const { kind, instructionSet } = openDevice({}).describe();
+  console.log(`  on ${kind}: ${instructionSet}`);
+}
 
 export interface GoldenCase {
   readonly folder: string;

@@ -1,5 +1,7 @@
 #include "cuda/emulation/memory.h"
 
+#include <link.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -232,11 +234,35 @@ struct OwnCode {
   ~OwnCode() { running = was; }
 };
 
+// Where this file of code, a program or an addon, lies in memory.
+struct Image {
+  const char *begin = nullptr, *end = nullptr;
+
+  Image() {
+    dl_iterate_phdr(
+        [](dl_phdr_info* info, size_t, void* image) {
+          Image loaded{nullptr, nullptr};
+          for (int i = 0; i < info->dlpi_phnum; ++i) {
+            const auto& segment = info->dlpi_phdr[i];
+            if (segment.p_type != PT_LOAD) continue;
+            const auto* begin = reinterpret_cast<const char*>(info->dlpi_addr + segment.p_vaddr);
+            if (!loaded.begin || begin < loaded.begin) loaded.begin = begin;
+            loaded.end = std::max(loaded.end, begin + segment.p_memsz);
+          }
+          const auto* own = reinterpret_cast<const char*>(&allocate_device_memory);
+          if (own < loaded.begin || own >= loaded.end) return 0;
+          *static_cast<Image*>(image) = loaded;
+          return 1;
+        },
+        this);
+  }
+  Image(const char* first, const char* last) : begin(first), end(last) {}
+};
+
 bool is_constant(const std::byte* address) {
-  extern const char begin[] __asm__("__ehdr_start");
-  extern const char end[] __asm__("_end");
+  static const Image image;
   const auto* at = reinterpret_cast<const char*>(address);
-  return at >= begin && at < end;
+  return at >= image.begin && at < image.end;
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 // wherever nothing orders it, so that a missing wait shows.
 #include "cuda/runtime.h"
 
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <mutex>
@@ -32,6 +33,12 @@ struct Queued {
   std::vector<Operation>* recording = nullptr;
 };
 
+// What an event remembers.
+struct Mark {
+  Queued* queue = nullptr;
+  uint64_t count = 0;
+};
+
 // All emulated devices' streams, and the lock that makes the emulation one host thread's at a time.
 struct Streams {
   std::recursive_mutex mutex;
@@ -45,7 +52,16 @@ Streams& streams() {
   return *all;
 }
 
+// The device that the host thread has made its own. The first one is everybody's, as with CUDA.
+thread_local int current_device = 0;
+
 Queued& queued(const cuda::Stream& stream) { return *static_cast<Queued*>(stream.handle()); }
+
+void check_allocated(const std::byte* memory, size_t bytes, const char* what) {
+  if (!is_device_memory(memory, bytes)) {
+    throw EngineError(kDevice, std::string(what) + " is not device memory, or is no more when its turn has come");
+  }
+}
 
 void give(const cuda::Stream& stream, Operation operation) {
   const std::lock_guard lock(streams().mutex);
@@ -77,9 +93,10 @@ void run_one() {
   run();
 }
 
-void drain(Queued& queue) {
+// Until the queue's first `count` operations are done, all of them without.
+void drain(Queued& queue, uint64_t count = UINT64_MAX) {
   try {
-    while (!queue.work.empty()) run_one();
+    while (!queue.work.empty() && queue.done < count) run_one();
   } catch (...) {
     // As after a real fault, what was queued behind it is lost.
     for (Queued* each : streams().all) {
@@ -94,12 +111,21 @@ void drain(Queued& queue) {
 
 void enqueue(const cuda::Stream& stream, Launch launch, std::shared_ptr<const void> arguments, size_t argument_bytes,
              Body body) {
+  if (stream.device() != current_device) {
+    throw EngineError(kDevice, "a kernel for a stream of device " + std::to_string(stream.device()) + " while device " +
+                                   std::to_string(current_device) + " is the thread's");
+  }
   std::shared_ptr<const Regions> regions;
   {
     const std::lock_guard lock(streams().mutex);
     regions = streams().regions;
   }
   give(stream, [launch = std::move(launch), arguments = std::move(arguments), argument_bytes, body, regions] {
+    if (regions) {
+      for (const cuda::Region& region : *regions) {
+        check_allocated(region.data, (region.rows - 1) * region.pitch_bytes + region.row_bytes, region.name.c_str());
+      }
+    }
     begin_launch(regions, arguments.get(), argument_bytes);
     execute(launch, arguments.get(), body);
   });
@@ -119,10 +145,13 @@ Devices find_devices() {
   device.multiprocessors = 4;
   device.memory_bytes = device_memory_limit();
   device.shared_bytes_per_block = largest_shared_bytes(device.compute_capability);
-  return {{device}, {}};
+  const char* count = std::getenv("OMNI_ID_EMULATED_DEVICES");
+  return {std::vector<DeviceProperties>(count && *count ? static_cast<size_t>(std::atoi(count)) : 1, device), {}};
 }
 
 bool emulated() { return true; }
+
+void use_device(int device) { current_device = device; }
 
 Stream::Stream(int device) : device_(device), handle_(new Queued) {
   const std::lock_guard lock(streams().mutex);
@@ -152,14 +181,26 @@ void Stream::wait_for(const Stream& other) const {
   mine.work.push_back({nullptr, &queued(other), queued(other).given});
 }
 
-std::byte* allocate(int, size_t bytes) { return allocate_device_memory(bytes); }
+Event::Event(int) : handle_(new Mark) {}
 
-void release(int, std::byte* memory) noexcept {
+Event::~Event() { delete static_cast<Mark*>(handle_); }
+
+void Event::record(const Stream& stream) {
   const std::lock_guard lock(streams().mutex);
-  try {
-    for (Queued* queue : streams().all) drain(*queue);
-  } catch (const EngineError&) {
-  }
+  *static_cast<Mark*>(handle_) = {&queued(stream), queued(stream).given};
+}
+
+void Event::synchronize() const {
+  const std::lock_guard lock(streams().mutex);
+  const Mark& mark = *static_cast<Mark*>(handle_);
+  if (mark.queue && streams().all.count(mark.queue)) drain(*mark.queue, mark.count);
+}
+
+std::byte* allocate(const Stream&, size_t bytes) { return allocate_device_memory(bytes); }
+
+// Without waiting for anybody: work that is still to come and uses it is a finding.
+void release(const Stream&, std::byte* memory) noexcept {
+  const std::lock_guard lock(streams().mutex);
   release_device_memory(memory);
 }
 
@@ -167,25 +208,30 @@ std::byte* allocate_pinned(size_t bytes) { return new std::byte[bytes]; }
 void release_pinned(std::byte* memory) noexcept { delete[] memory; }
 
 void copy_to_device(const Stream& stream, std::byte* to, const void* from, size_t bytes) {
-  if (!is_device_memory(to, bytes)) throw EngineError(kDevice, "a copy to what is not device memory");
-  give(stream, [=] { copy_bytes(to, from, bytes); });
+  give(stream, [=] {
+    check_allocated(to, bytes, "what is copied to");
+    copy_bytes(to, from, bytes);
+  });
 }
 
 void copy_to_host(const Stream& stream, void* to, const std::byte* from, size_t bytes) {
-  if (!is_device_memory(from, bytes)) throw EngineError(kDevice, "a copy from what is not device memory");
-  give(stream, [=] { copy_bytes(to, from, bytes); });
+  give(stream, [=] {
+    check_allocated(from, bytes, "what is copied");
+    copy_bytes(to, from, bytes);
+  });
 }
 
 void copy_on_device(const Stream& stream, std::byte* to, const std::byte* from, size_t bytes) {
-  if (!is_device_memory(to, bytes) || !is_device_memory(from, bytes)) {
-    throw EngineError(kDevice, "a copy between what is not device memory");
-  }
-  give(stream, [=] { copy_bytes(to, from, bytes); });
+  give(stream, [=] {
+    check_allocated(to, bytes, "what is copied to");
+    check_allocated(from, bytes, "what is copied");
+    copy_bytes(to, from, bytes);
+  });
 }
 
 void fill_zeros(const Stream& stream, std::byte* to, size_t bytes) {
-  if (!is_device_memory(to, bytes)) throw EngineError(kDevice, "zeros for what is not device memory");
   give(stream, [=] {
+    check_allocated(to, bytes, "what is set to zero");
     if (bytes > 0) std::memset(to, 0, bytes);
   });
 }

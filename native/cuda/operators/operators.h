@@ -29,5 +29,9 @@ std::unique_ptr<Kernel> make_gradient_norm(const Arguments&, CudaDevice&);
 std::unique_ptr<Kernel> make_adamw(const Arguments&, CudaDevice&);
 std::unique_ptr<Kernel> make_concat_rows(const Arguments&, CudaDevice&);
 std::unique_ptr<Kernel> make_concat_rows_gradient(const Arguments&, CudaDevice&);
+std::unique_ptr<Kernel> make_patch_gather(const Arguments&, CudaDevice&);
+std::unique_ptr<Kernel> make_patch_gather_gradient(const Arguments&, CudaDevice&);
+std::unique_ptr<Kernel> make_patch_scatter(const Arguments&, CudaDevice&);
+std::unique_ptr<Kernel> make_patch_scatter_gradient(const Arguments&, CudaDevice&);
 
 }  // namespace omni_id::cuda

@@ -23,6 +23,10 @@ MakeKernel kernel_for(const OperatorRow& row) {
       {"adamw", make_adamw},
       {"concat_rows", make_concat_rows},
       {"concat_rows_gradient", make_concat_rows_gradient},
+      {"patch_gather", make_patch_gather},
+      {"patch_gather_gradient", make_patch_gather_gradient},
+      {"patch_scatter", make_patch_scatter},
+      {"patch_scatter_gradient", make_patch_scatter_gradient},
   };
   const auto found = column.find(row.name);
   return found == column.end() ? nullptr : found->second;
