@@ -15,6 +15,7 @@ MakeKernel kernel_for(const OperatorRow& row);
 
 std::unique_ptr<Kernel> make_add(const Arguments&, CudaDevice&);
 std::unique_ptr<Kernel> make_activation_gradient(const Arguments&, CudaDevice&);
+std::unique_ptr<Kernel> make_place_columns(const Arguments&, CudaDevice&);
 std::unique_ptr<Kernel> make_column_sums(const Arguments&, CudaDevice&);
 std::unique_ptr<Kernel> make_linear(const Arguments&, CudaDevice&);
 std::unique_ptr<Kernel> make_linear_input_gradient(const Arguments&, CudaDevice&);

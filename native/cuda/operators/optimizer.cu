@@ -3,7 +3,8 @@
 // gradient_norm: each block leaves the sum of squares of kElementsOfNorm gradients in the workspace, and one block adds these
 // up: two launches, in an order that depends on the number of gradients alone. Four squares are added in f32, everything
 // else in double precision, which consumer cards do at 1/64 of the f32 rate: a quarter of an operation an element stays hidden
-// behind memory. Cost: reads 4 bytes an element.
+// behind memory. Of segments that do not count nothing is read; those that do are taken one after the other by a whole block,
+// one element a thread. Cost: reads 4 bytes an element.
 //
 // adamw: one launch for all parameters and, with `average`, their moving average. Each thread takes 4 elements at a time of
 // its block's kElementsOfStep, finds their segment (a parameter's tensor, with rate and decay of its own) by bisection once,
@@ -24,6 +25,29 @@ constexpr int kWidth = 4;
 constexpr int kLoads = 8, kRounds = 4;
 constexpr int64_t kElementsOfNorm = int64_t{kThreads} * kWidth * kLoads * kRounds;
 constexpr int64_t kElementsOfStep = int64_t{kThreads} * kWidth * 4;
+
+// Segment s of a vector is [starts[s], starts[s + 1]).
+struct Segments {
+  const int32_t* starts;
+  int32_t count;
+
+  // Whether they rise from 0 to the number of elements; the same for all threads of a block.
+  __device__ __forceinline__ bool hold(int64_t elements) const {
+    bool bad = starts[0] != 0 || starts[count] != elements;
+    for (int32_t s = threadIdx.x; s < count; s += kThreads) bad = bad || starts[s] > starts[s + 1];
+    return !__syncthreads_or(bad);
+  }
+
+  // The last one that begins at i or before.
+  __device__ __forceinline__ int32_t of(int64_t i) const {
+    int32_t low = 0, high = count;
+    while (low + 1 < high) {
+      const int32_t middle = low + (high - low) / 2;
+      (starts[middle] <= i ? low : high) = middle;
+    }
+    return low;
+  }
+};
 
 template <int width>
 __device__ __forceinline__ double sum_of_squares(const float* from) {
@@ -56,6 +80,30 @@ __global__ void __launch_bounds__(kThreads) squares_kernel(const float* gradient
   if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }
 
+// The same over those segments for which `counted` is not 0; what is not counted is not read.
+__global__ void __launch_bounds__(kThreads)
+    counted_squares_kernel(const float* gradients, int64_t count, Segments segments, const float* counted, double* partial,
+                           int* complaints, int complaint) {
+  OMNI_ID_SHARED(double, scratch, kThreads);
+  double sum = 0.0;
+  if (segments.hold(count)) {
+    const int64_t begin = blockIdx.x * kElementsOfNorm, end = min(count, begin + kElementsOfNorm);
+    // The block's threads take one segment after the other together.
+    for (int32_t s = segments.of(begin); s < segments.count && segments.starts[s] < end; ++s) {
+      if (counted[s] == 0.0f) continue;
+      const int64_t last = min(end, int64_t{segments.starts[s + 1]});
+#pragma unroll 8
+      for (int64_t i = max(begin, int64_t{segments.starts[s]}) + threadIdx.x; i < last; i += kThreads) {
+        sum += sum_of_squares<1>(gradients + i);
+      }
+    }
+  } else if (blockIdx.x == 0 && threadIdx.x == 0) {
+    atomicOr(complaints, complaint);
+  }
+  sum = sum_of_block<kThreads>(sum, scratch);
+  if (threadIdx.x == 0) partial[blockIdx.x] = sum;
+}
+
 __global__ void __launch_bounds__(kThreadsOfLast) root_kernel(const double* partial, int64_t blocks, float* norm) {
   OMNI_ID_SHARED(double, scratch, kThreadsOfLast);
   const double sum = sum_of_partials<kThreadsOfLast>(partial, blocks, scratch);
@@ -66,8 +114,7 @@ struct Step {
   const float *values, *gradients, *first, *second, *average;  // average: may be null
   float *values_out, *first_out, *second_out, *average_out;    // may be the memory of the inputs
   const float *norm, *settings, *rates, *decays;
-  const int32_t* segments;
-  int32_t segment_count;
+  Segments segments;
   int64_t count;
   float beta1, rest1, beta2, rest2, epsilon;
   int* complaints;
@@ -105,26 +152,9 @@ __device__ __forceinline__ void keep(const float* from, float* to, int64_t i, in
   store_some(to, i, count, x);
 }
 
-// Whether the segments rise from 0 to the number of elements; the same for all threads of a block.
-__device__ __forceinline__ bool segments_hold(const Step& g) {
-  bool bad = g.segments[0] != 0 || g.segments[g.segment_count] != g.count;
-  for (int32_t s = threadIdx.x; s < g.segment_count; s += kThreads) bad = bad || g.segments[s] > g.segments[s + 1];
-  return !__syncthreads_or(bad);
-}
-
-// The last segment that begins at i or before.
-__device__ __forceinline__ int32_t segment_of(const Step& g, int64_t i) {
-  int32_t low = 0, high = g.segment_count;
-  while (low + 1 < high) {
-    const int32_t middle = low + (high - low) / 2;
-    (g.segments[middle] <= i ? low : high) = middle;
-  }
-  return low;
-}
-
 template <int width>
 __global__ void __launch_bounds__(kThreads) adamw_kernel(Step g) {
-  if (!segments_hold(g)) {
+  if (!g.segments.hold(g.count)) {
     if (blockIdx.x == 0 && threadIdx.x == 0) atomicOr(g.complaints, g.complaint);
     return;
   }
@@ -144,7 +174,7 @@ __global__ void __launch_bounds__(kThreads) adamw_kernel(Step g) {
   if (begin >= end) return;
   const float most = g.settings[3], decay = g.settings[4];
   const float clip = most > 0.0f ? fminf(1.0f, most / (norm + 1e-6f)) : 1.0f, root_of_c2 = sqrtf(g.settings[2]);
-  int32_t segment = segment_of(g, begin);
+  int32_t segment = g.segments.of(begin);
   int64_t segment_end = 0;
   float kept = 0.0f, step = 0.0f;
   for (int64_t i = begin; i < end; i += kStep) {
@@ -157,8 +187,8 @@ __global__ void __launch_bounds__(kThreads) adamw_kernel(Step g) {
 #pragma unroll
     for (int j = 0; j < width; ++j) {
       if (i + j >= segment_end && i + j < g.count) {
-        while (i + j >= g.segments[segment + 1]) ++segment;
-        segment_end = g.segments[segment + 1];
+        while (i + j >= g.segments.starts[segment + 1]) ++segment;
+        segment_end = g.segments.starts[segment + 1];
         const float rate = g.settings[0] * g.rates[segment];
         kept = 1.0f - rate * g.decays[segment];
         step = rate / g.settings[1];
@@ -182,7 +212,10 @@ bool aligned(const TensorView& view) { return reinterpret_cast<uintptr_t>(view.d
 class GradientNormKernel final : public CudaKernel {
  public:
   GradientNormKernel(const Arguments& a, CudaDevice& device)
-      : CudaKernel(operators::gradient_norm, device), count_(a[0].elements()) {}
+      : CudaKernel(operators::gradient_norm, device),
+        count_(a[0].elements()),
+        segment_count_(a.has(2) ? static_cast<int32_t>(a[2].elements()) : 0),
+        complaint_(device.complaint("gradient_norm: segments must rise from 0 to the number of gradients")) {}
 
   size_t workspace_bytes() const override { return blocks() * sizeof(double); }
 
@@ -190,17 +223,23 @@ class GradientNormKernel final : public CudaKernel {
   unsigned blocks() const { return blocks_for(count_, kElementsOfNorm); }
 
   void enqueue(const KernelCall& call, const Stream& stream) override {
-    aligned(call.inputs[0]) ? start<kWidth>(call, stream) : start<1>(call, stream);
-  }
-
-  template <int width>
-  void start(const KernelCall& call, const Stream& stream) {
     double* partial = reinterpret_cast<double*>(call.workspace);
-    launch<squares_kernel<width>>(stream, dim3(blocks()), kThreads, 0, call.inputs[0].as<const float>(), count_, partial);
+    const auto* gradients = call.inputs[0].as<const float>();
+    if (segment_count_ > 0) {
+      launch<counted_squares_kernel>(stream, dim3(blocks()), kThreads, 0, gradients, count_,
+                                     Segments{call.inputs[1].as<const int32_t>(), segment_count_},
+                                     call.inputs[2].as<const float>(), partial, device().complaints(), complaint_);
+    } else if (aligned(call.inputs[0])) {
+      launch<squares_kernel<kWidth>>(stream, dim3(blocks()), kThreads, 0, gradients, count_, partial);
+    } else {
+      launch<squares_kernel<1>>(stream, dim3(blocks()), kThreads, 0, gradients, count_, partial);
+    }
     launch<root_kernel>(stream, dim3(1), kThreadsOfLast, 0, partial, int64_t{blocks()}, call.outputs[0].as<float>());
   }
 
   int64_t count_;
+  int32_t segment_count_;
+  int complaint_;
 };
 
 class AdamWKernel final : public CudaKernel {
@@ -231,8 +270,7 @@ class AdamWKernel final : public CudaKernel {
                  .settings = input(5),
                  .rates = input(7),
                  .decays = input(8),
-                 .segments = call.inputs[6].as<const int32_t>(),
-                 .segment_count = segment_count_,
+                 .segments = {call.inputs[6].as<const int32_t>(), segment_count_},
                  .count = count_,
                  .beta1 = static_cast<float>(beta1_),
                  .rest1 = static_cast<float>(1.0 - beta1_),

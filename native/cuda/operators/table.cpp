@@ -10,6 +10,7 @@ MakeKernel kernel_for(const OperatorRow& row) {
       {"add", make_add},
       {"activation_gradient", make_activation_gradient},
       {"column_sums", make_column_sums},
+      {"place_columns", make_place_columns},
       {"linear", make_linear},
       {"linear_input_gradient", make_linear_input_gradient},
       {"linear_weight_gradient", make_linear_weight_gradient},
