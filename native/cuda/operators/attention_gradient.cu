@@ -1,7 +1,7 @@
 // attention_gradient: for every sequence and head, with the weights p_ij = 2^(scale · log2(e) · q_i · k_j − shift_i), where
 // shift = logsumexp · log2(e), and D_i = dout_i · out_i,
-//   dv_j = Σ_i p_ij dout_i,   ds_ij = p_ij (dout_i · v_j − D_i),   dq_i = scale · Σ_j ds_ij k_j,   dk_j = scale · Σ_i ds_ij
-//   q_i;
+//   dv_j = Σ_i p_ij dout_i,   ds_ij = p_ij (dout_i · v_j − D_i),
+//   dq_i = scale · Σ_j ds_ij k_j,   dk_j = scale · Σ_i ds_ij q_i;
 // shapes and offsets are in native/operators/attention_gradient.cpp.
 //
 // Strategy: first shift and D of every query and head, a warp for each, into the workspace. Then two launches of one kernel,
@@ -13,11 +13,15 @@
 // and since own rows are always the first product's rows, p and ds go to the second product without leaving their thread
 // (attention_products.cuh). C and D come in two stages by cp.async, as in attention.cu.
 //
-// Block: 4 warps, each owning 16 rows, against 64 other rows (bf16; 32 for heads of 128) or 32 (f32; 16 from 96 columns on):
-// the sums of dk and dv take as many registers as a head has columns. Shared memory: the own rows of A and B and two stages of
-// C and D, 24 to 64 KB in bf16, 32 to 96 KB in f32. Cost: 14 · queries · keys · dim flops a head (10 are the operator's; s and
-// dp are made twice, which costs less than partial sums of dq through memory) and two powers a score. Reads q, k, v and dout
-// once, and C and D once more for each tile of own rows, from the second-level cache; out once; writes dq, dk and dv once.
+// Block: 4 warps of 16 own rows each: the sums of dk and dv take as many registers as a head has columns. Other rows: in bf16
+// 64 (32 from 65 columns on), in f32 32 (16 from 33 columns on). Shared memory: the own rows of A and B, two stages of C and D,
+// and up to 1 KB of shifts and D; for heads of up to
+//   bf16:  32: 25 KB, 64: 49 KB, 80: 41 KB, 128: 65 KB     f32:  32: 33 KB, 64: 49 KB, 96: 73 KB, 128: 97 KB
+// Registers (9.0): bf16 149 to 247, f32 140 to 252; of the first kernel 48.
+//
+// Cost: 14 · queries · keys · dim flops a head (10 are the operator's; s and dp are made twice, which costs less than partial
+// sums of dq through memory) and two powers a score. Reads q, k, v and dout once, and C and D once more for each tile of own
+// rows, from the second-level cache; out once; writes dq, dk and dv once.
 #include <cmath>
 
 #include "cuda/operators/attention_products.cuh"

@@ -209,18 +209,19 @@ inline void require_head_width(const char* op, int64_t dim) {
 }
 
 // body(products) with the narrowest that hold a head of `dim` columns. Models have 64 (the encoder), 80 (ViT-H) and 128 (FLUX);
-// f32 comes in steps of 32. The tiles of other rows are as high as two stages of them fit beside the block's own, and as the
-// registers allow.
+// f32 comes in steps of 32. The tiles of other rows are as high as two blocks fit an SM with 100 KB of shared memory (8.6, 8.9,
+// 12.0) and, in bf16, as the registers allow; of heads of 128 (in the gradient of f32: above 64) one does. row_tiles is 2 in
+// attention, and 1 in its gradient, which owns two tiles of rows instead of one.
 template <int row_tiles, typename Body>
 void with_products(DType dtype, int64_t dim, Body&& body) {
   if (dtype == DType::bf16) {
     if (dim <= 32) return body(Bf16Products<32, row_tiles, 64>{});
     if (dim <= 64) return body(Bf16Products<64, row_tiles, 64>{});
-    if (dim <= 80) return body(Bf16Products<80, row_tiles, 48>{});
+    if (dim <= 80) return body(Bf16Products<80, row_tiles, 32>{});
     return body(Bf16Products<128, row_tiles, 32>{});
   }
   if (dim <= 32) return body(F32Products<32, 32>{});
-  if (dim <= 64) return body(F32Products<64, 32>{});
+  if (dim <= 64) return body(F32Products<64, 16 * row_tiles>{});
   if (dim <= 96) return body(F32Products<96, 16>{});
   return body(F32Products<128, 16>{});
 }
