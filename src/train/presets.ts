@@ -12,7 +12,7 @@ export const trainingPresets = {
     data: { kind: 'rendered', identities: 2000, views: 12, heldOut: { identities: 64 } },
     sampling: { identities: 4, inputs: 3, targets: 8 },
     optimizer: { learningRate: 1e-3, warmupSteps: 300 },
-    steps: 20_000,
+    steps: 15_000,
     log: { every: 20, imagesEvery: 1000, evaluateEvery: 500 },
     checkpoints: { every: 500 },
   },
