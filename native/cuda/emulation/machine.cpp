@@ -11,7 +11,6 @@
 #include <memory>
 #include <random>
 #include <set>
-#include <utility>
 
 #include "base/error.h"
 #include "cuda/emulation/execution.h"
@@ -293,10 +292,7 @@ void report(const std::string& what, Place at) {
   running = nullptr;  // the text is not the kernel's work
   Machine& m = machine();
   const uint3 thread{m.current, 0, 0};
-  // The text is the host's work: what it calls of the standard library may be a copy that was compiled with a kernel.
-  Running* const kernel = std::exchange(running, nullptr);
   m.finding = finding_text(m.launch, m.block, &thread, what, at);
-  running = kernel;
   void* nowhere;
   switch_away(&nowhere);
   std::abort();  // the launch is over
