@@ -308,6 +308,27 @@ test('more memory than there is: told before anything is made', async () => {
   await assertRejects(() => { checkActivations(5e9, 4e9); }, 'ERR_OUT_OF_MEMORY', '5.0 GB', '4.0 GB'); // prettier-ignore
 });
 
+test('what a process that was killed while it wrote has left behind is removed', async () => {
+  const { folder } = await runUntil(7);
+  const before = readdirSync(folder, { recursive: true, encoding: 'utf8' }).sort();
+  for (const path of [
+    '.held_out.json',
+    '.config.json',
+    'images/.step-00000006.png',
+    'model/.model.safetensors',
+    'model/mtd/.config.json',
+  ])
+    write(join(folder, `${path}.123.0123456789ab.tmp`), 'half');
+  write(join(folder, '.mine.tmp'), 'stays');
+  await run(['steps=7'], { folder, resume: true });
+  assert.equal(
+    readdirSync(folder, { recursive: true, encoding: 'utf8' })
+      .sort()
+      .filter((name) => !before.includes(name)),
+    ['.mine.tmp', 'images/step-00000007.png'],
+  );
+});
+
 test('two runs in one folder', async () => {
   const { folder } = await run(['steps=3']);
   const held = await Checkpoints.open(folder, { keepLast: 3, best: true });

@@ -44,6 +44,8 @@ test(`killed ${kills} times, and resumed`, async () => {
         ...(existsSync(join(folder, 'config.json')) ? ['--resume'] : []),
       ],
       {
+        // The last one makes 300 steps with 150 checkpoints: a minute is short for that on a busy machine.
+        timeoutMs: 200_000,
         onStart: (child) => {
           if (lines === undefined) return;
           let left = lines;

@@ -1,7 +1,8 @@
 import { randomBytes } from 'node:crypto';
-import { open, rename, rm, type FileHandle } from 'node:fs/promises';
+import { open, readdir, rename, rm, type FileHandle } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
-import { FileError } from '../errors.js';
+import { FileError, messageOf } from '../errors.js';
+import { isSystemError } from './files.js';
 
 /**
  * Writes a file that is either whole or not there: `write` fills a temporary file beside it, which is synced and renamed into place,
@@ -35,5 +36,24 @@ export async function writeFileAtomically(
       throw new FileError(`cannot write ${path}: ${error.message}`, { cause: error });
     }
     throw error;
+  }
+}
+
+/** What {@link writeFileAtomically} calls its temporary files. */
+const temporary = /^\..+\.\d+\.[0-9a-f]{12}\.tmp$/;
+
+/**
+ * Removes the temporary files that killed processes have left in a folder. Only for folders that nobody else writes to.
+ * @param recursive whether folders inside are cleaned too
+ * @throws {FileError} `ERR_FILE`
+ */
+export async function removeTemporaryFiles(folder: string, recursive: boolean): Promise<void> {
+  try {
+    for (const entry of await readdir(folder, { recursive, withFileTypes: true }))
+      if (entry.isFile() && temporary.test(entry.name))
+        await rm(join(entry.parentPath, entry.name), { force: true });
+  } catch (error) {
+    if (isSystemError(error, 'ENOENT')) return;
+    throw new FileError(`cannot clean ${folder}: ${messageOf(error)}`, { cause: error });
   }
 }

@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { requireReadable } from '../data/check_dataset.js';
 import { DatasetError, FileError } from '../errors.js';
-import { writeFileAtomically } from '../io/atomic_file.js';
+import { removeTemporaryFiles, writeFileAtomically } from '../io/atomic_file.js';
 import {
   heldOutName,
   readHeldOutRecord,
@@ -44,6 +44,9 @@ export interface RunParts {
   readonly progress: RunProgress;
   close(): Promise<void>;
 }
+
+/** Folders of a run that only the process writes to that holds its lock; `data` may be shared, and checkpoints look after themselves. */
+const ownFolders = ['images', 'model'];
 
 type Closer = () => unknown;
 
@@ -103,6 +106,8 @@ async function open(
   const { keepLast, best } = config.checkpoints;
   const checkpoints = await Checkpoints.open(runFolder, { keepLast, best });
   closers.push(() => checkpoints.close());
+  await removeTemporaryFiles(runFolder, false);
+  for (const name of ownFolders) await removeTemporaryFiles(join(runFolder, name), true);
   const damaged: DamagedCheckpoint[] = [];
   const stored = await checkpoints.latest((one) => damaged.push(one));
   for (const { folder, error } of damaged)
