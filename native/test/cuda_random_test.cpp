@@ -16,14 +16,14 @@ constexpr uint64_t kSeed = 0x123456789abcdef0u;
 std::vector<float> filled(int64_t count, cuda::Distribution distribution, uint64_t random_stream, uint64_t first,
                           size_t offset) {
   const cuda::Stream stream(0);
-  std::byte* memory = cuda::allocate(0, (static_cast<size_t>(count) + offset) * sizeof(float));
+  std::byte* memory = cuda::allocate(stream, (static_cast<size_t>(count) + offset) * sizeof(float));
   cuda::declare_regions("fill_random", {{memory + offset * sizeof(float), static_cast<size_t>(count) * sizeof(float),
                                          static_cast<size_t>(count) * sizeof(float), 1, true, "numbers"}});
   cuda::fill_random(stream, reinterpret_cast<float*>(memory) + offset, count, distribution, kSeed, random_stream, first);
   std::vector<float> numbers(static_cast<size_t>(count));
   cuda::copy_to_host(stream, numbers.data(), memory + offset * sizeof(float), numbers.size() * sizeof(float));
   stream.synchronize();
-  cuda::release(0, memory);
+  cuda::release(stream, memory);
   return numbers;
 }
 

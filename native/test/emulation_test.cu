@@ -161,21 +161,20 @@ __global__ void fill_kernel(float* out, float value) { out[threadIdx.x] = value;
 template <typename T>
 struct Array {
   explicit Array(const std::vector<T>& values)
-      : count(values.size()), data(reinterpret_cast<T*>(allocate(0, values.size() * sizeof(T)))) {
-    const Stream stream(0);
+      : count(values.size()), data(reinterpret_cast<T*>(allocate(stream, values.size() * sizeof(T)))) {
     copy_to_device(stream, bytes(), values.data(), count * sizeof(T));
     stream.synchronize();
   }
-  ~Array() { release(0, bytes()); }
+  ~Array() { release(stream, bytes()); }
   std::byte* bytes() const { return reinterpret_cast<std::byte*>(data); }
   std::vector<T> read() const {
-    const Stream stream(0);
     std::vector<T> values(count);
     copy_to_host(stream, values.data(), bytes(), count * sizeof(T));
     stream.synchronize();
     return values;
   }
 
+  Stream stream{0};
   size_t count;
   T* data;
 };
@@ -361,17 +360,19 @@ void test_streams() {
 }
 
 void test_memory() {
+  const Stream stream(0);
   setenv("OMNI_ID_EMULATED_MEMORY", "1000000", 1);
-  check(test::code_of<EngineError>([] { release(0, allocate(0, 2000000)); }) == kOutOfMemory, "memory runs out");
-  release(0, allocate(0, 500000));
-  release(0, allocate(0, 900000));
+  check(test::code_of<EngineError>([&] { release(stream, allocate(stream, 2000000)); }) == kOutOfMemory, "memory runs out");
+  release(stream, allocate(stream, 500000));
+  release(stream, allocate(stream, 900000));
   unsetenv("OMNI_ID_EMULATED_MEMORY");
+  const std::vector<float> values = rising(8);
   const Array<float> fresh(rising(4));
-  check(test::code_of<EngineError>([&] {
-          const Stream stream(0);
-          copy_to_device(stream, fresh.bytes(), fresh.data, 32);
-        }) == kDevice,
-        "a copy beyond an allocation");
+  const auto copy = [&] {
+    copy_to_device(stream, fresh.bytes(), values.data(), values.size() * sizeof(float));
+    stream.synchronize();
+  };
+  check(test::code_of<EngineError>(copy) == kDevice, "a copy beyond an allocation");
 }
 
 }  // namespace

@@ -394,7 +394,7 @@ void test_patch_rejections(const std::shared_ptr<Device>& device) {
     const auto code = [&](size_t k, int32_t patch) {
       OperatorCase one = good;
       one.indices[1][k] = patch;
-      return test::code_of<EngineError>([&] { run_case(row, one, false, true, device); });
+      return test::code_of<EngineError>([&] { run_case(row, one, {false, true, false}, device); });
     };
     for (size_t k = 0; k < 4; ++k) {
       for (const int32_t patch : {-1, INT32_MIN, patches, INT32_MAX}) {

@@ -1,6 +1,7 @@
 import { native } from '../bindings.js';
 import { DeviceError } from '../errors.js';
-import { openDevice, Session, translated } from '../graph/session.js';
+import { openDevice } from '../graph/devices.js';
+import { Session, translated } from '../graph/session.js';
 import { availableMemory } from '../io/memory.js';
 import type { TrainingConfig } from './config.js';
 import { ParameterLayout } from './parameters.js';

@@ -289,7 +289,7 @@ void execute(const Launch& launch, const void* arguments, Body body) {
 }
 
 void report(const std::string& what, Place at) {
-  running = nullptr;  // the text is not the kernel's work
+  const OwnCode own;
   Machine& m = machine();
   const uint3 thread{m.current, 0, 0};
   m.finding = finding_text(m.launch, m.block, &thread, what, at);
@@ -307,6 +307,7 @@ int lane_index() { return static_cast<int>(machine().current % kLanes); }
 void* dynamic_shared() { return machine().shared; }
 
 void expect_dynamic_shared(size_t most) {
+  const OwnCode own;
   const size_t bytes = machine().launch.shared_bytes;
   if (bytes > most) {
     report("launched with " + std::to_string(bytes) + " bytes of dynamic shared memory, and expects " + std::to_string(most));
@@ -314,6 +315,7 @@ void expect_dynamic_shared(size_t most) {
 }
 
 void* static_shared(Place at, size_t bytes, size_t alignment) {
+  const OwnCode own;
   Machine& m = machine();
   const auto [found, is_new] = m.static_arrays.try_emplace({at.file, at.line}, 0);
   if (is_new) {
@@ -331,6 +333,7 @@ void* static_shared(Place at, size_t bytes, size_t alignment) {
 }
 
 void with_warp(Place at, const char* operation, unsigned mask, void* mine, void (*all)(void* const* slots)) {
+  const OwnCode own;
   Machine& m = machine();
   Lane& lane = m.lanes[m.current];
   const unsigned first = m.current / kLanes * kLanes;
@@ -367,6 +370,7 @@ void with_warp(Place at, const char* operation, unsigned mask, void* mine, void 
 void synchronize_block(Place at) { synchronize_block_or(at, 0); }
 
 int synchronize_block_or(Place at, int predicate) {
+  const OwnCode own;
   Machine& m = machine();
   if (m.waiting > 0 && (m.barrier.line != at.line || std::strcmp(m.barrier.file, at.file) != 0)) {
     report("__syncthreads diverged: other threads wait at " + place_text(m.barrier), at);

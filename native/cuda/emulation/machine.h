@@ -91,6 +91,17 @@ struct Running {
 };
 extern thread_local Running* running __attribute__((tls_model("initial-exec")));
 
+// While it lives, accesses are the emulation's own and not judged: every function that kernels call begins with one, since the
+// linker may take an instrumented copy of a standard library's inline function for the emulation too.
+struct OwnCode {
+  Running* const lane;  // whose thread it is; null outside of kernels
+
+  OwnCode() : lane(running) { running = nullptr; }
+  ~OwnCode() { running = lane; }
+  OwnCode(const OwnCode&) = delete;
+  OwnCode& operator=(const OwnCode&) = delete;
+};
+
 // Largest shared memory of a block on the architecture that is emulated, 8.6 unless OMNI_ID_EMULATED_ARCHITECTURE names
 // another.
 int architecture();

@@ -228,12 +228,6 @@ void check_global(const std::byte* address, size_t bytes, bool write, Place at) 
   refuse(address, bytes, write, "is outside of every operand; there are " + known, at);
 }
 
-// While it lives, accesses are not judged.
-struct OwnCode {
-  Running* const was = std::exchange(running, nullptr);
-  ~OwnCode() { running = was; }
-};
-
 // Where this file of code, a program or an addon, lies in memory.
 struct Image {
   const char *begin = nullptr, *end = nullptr;
@@ -327,13 +321,8 @@ void extend_block(size_t offset, size_t bytes) {
   m.shared_cells.resize((m.shared_bytes + kGranule - 1) / kGranule);
 }
 
-void access(const void* where, size_t bytes, bool write, Place at) {
-  Running* const now = running;
-  if (!now) return;  // the host's, or the emulation's own
-  const auto* address = static_cast<const std::byte*>(where);
-  if (address >= now->stack_begin && address < now->stack_end) return;
-  // What follows is the emulation's own, also where the linker took an instrumented copy of an inline function for it.
-  const OwnCode own;
+// An access of a thread to memory that is not on its stack.
+static void judge_access(const Actor& actor, const std::byte* address, size_t bytes, bool write, Place at) {
   Memory& m = memory();
   if (address >= m.parameters && address < m.parameters + m.parameter_bytes) return;
   const bool is_shared = address >= m.shared && address < m.shared + kMostSharedBytes;
@@ -349,46 +338,60 @@ void access(const void* where, size_t bytes, bool write, Place at) {
     Cell* cells = m.shared_cells.data() + offset / kGranule;
     for (size_t i = 0; i < (bytes + kGranule - 1) / kGranule; ++i) {
       if (cells[i].launch == 0) {
-        cells[i].launch = now->actor.launch;
-        cells[i].block = now->actor.block;
+        cells[i].launch = actor.launch;
+        cells[i].block = actor.block;
       }
       if (!write && !cells[i].copying && !cells[i].written) {
         refuse(address, bytes, write, "finds shared memory that nobody has written", at);
       }
-      judge(cells[i], now->actor, true, write, address, bytes, at);
+      judge(cells[i], actor, true, write, address, bytes, at);
     }
     return;
   }
   check_global(address, bytes, write, at);
   for (size_t i = 0; i < bytes; i += kGranule) {
-    judge(*global_cells(address + i), now->actor, false, write, address, bytes, at);
+    judge(*global_cells(address + i), actor, false, write, address, bytes, at);
   }
 }
 
+void access(const void* where, size_t bytes, bool write, Place at) {
+  const Running* const now = running;
+  if (!now) return;  // the host's, or the emulation's own
+  const auto* address = static_cast<const std::byte*>(where);
+  if (address >= now->stack_begin && address < now->stack_end) return;
+  const OwnCode own;
+  judge_access(now->actor, address, bytes, write, at);
+}
+
 void start_copy(std::byte* shared, const std::byte* global, size_t bytes, size_t valid, Place at) {
+  const OwnCode own;
+  const Actor& actor = own.lane->actor;
   Memory& m = memory();
   if (valid > bytes)
     report("cp.async of " + std::to_string(bytes) + " bytes, of which " + std::to_string(valid) + " are read", at);
   if (shared < m.shared || shared >= m.shared + m.shared_bytes) report("cp.async to what is not shared memory", at);
-  access(shared, bytes, true, at);
+  judge_access(actor, shared, bytes, true, at);
   if (reinterpret_cast<uintptr_t>(global) % bytes != 0)
     refuse(global, bytes, false, "by cp.async is not aligned to its size", at);
-  for (size_t i = 0; i < valid; i += kGranule) access(global + i, std::min(kGranule, valid - i), false, at);
+  for (size_t i = 0; i < valid; i += kGranule) judge_access(actor, global + i, std::min(kGranule, valid - i), false, at);
   std::memset(shared, 0xff, bytes);
   Cell* cells = m.shared_cells.data() + static_cast<size_t>(shared - m.shared) / kGranule;
   for (size_t i = 0; i < bytes / kGranule; ++i) cells[i].copying = true;
-  m.copies[running->actor.thread].open.push_back({shared, global, static_cast<uint16_t>(bytes), static_cast<uint16_t>(valid)});
+  m.copies[actor.thread].open.push_back({shared, global, static_cast<uint16_t>(bytes), static_cast<uint16_t>(valid)});
 }
 
 void commit_copies() {
-  Copies& mine = memory().copies[running->actor.thread];
+  const OwnCode own;
+  Copies& mine = memory().copies[own.lane->actor.thread];
   mine.groups.push_back(std::move(mine.open));
   mine.open.clear();
 }
 
 void wait_for_copies(size_t pending) {
+  const OwnCode own;
+  const Actor& actor = own.lane->actor;
   Memory& m = memory();
-  Copies& mine = m.copies[running->actor.thread];
+  Copies& mine = m.copies[actor.thread];
   while (mine.groups.size() > pending) {
     for (const Copy& copy : mine.groups.front()) {
       std::memcpy(copy.to, copy.from, copy.valid);
@@ -397,8 +400,8 @@ void wait_for_copies(size_t pending) {
       // The data arrive now: seen by this thread, and by others after their next barrier.
       for (size_t i = 0; i < copy.bytes / kGranule; ++i) {
         cells[i].copying = false;
-        cells[i].write_phase = running->actor.block_phase;
-        cells[i].write_warp_phase = running->actor.warp_phase;
+        cells[i].write_phase = actor.block_phase;
+        cells[i].write_warp_phase = actor.warp_phase;
       }
     }
     mine.groups.erase(mine.groups.begin());
@@ -406,7 +409,8 @@ void wait_for_copies(size_t pending) {
 }
 
 void end_thread() {
-  const Copies& mine = memory().copies[running->actor.thread];
+  const OwnCode own;
+  const Copies& mine = memory().copies[own.lane->actor.thread];
   size_t copies = mine.open.size();
   for (const auto& group : mine.groups) copies += group.size();
   if (copies > 0) report("the thread ends with " + std::to_string(copies) + " cp.async copies that it never waited for");
