@@ -28,5 +28,11 @@ if (arch !== process.arch) {
   options.push('--arch', arch, '--strip-bin', 'aarch64-linux-gnu-strip');
   options.push('--cwd', folder, '--out', root, '--name', 'omni-id');
 }
-const { status } = spawnSync(process.execPath, [prebuildify, ...options], { cwd: root, stdio: 'inherit' });
+// Kernels for every architecture that models run on, and PTX for those to come; 'CUDAARCHS' names others.
+const env = { CUDAARCHS: '80-real;86-real;89-real;90-real;100-real;120', ...process.env };
+const { status } = spawnSync(process.execPath, [prebuildify, ...options], {
+  cwd: root,
+  stdio: 'inherit',
+  env,
+});
 process.exit(status ?? 1);

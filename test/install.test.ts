@@ -34,13 +34,17 @@ const connection = /^npm_config_(registry|.*proxy|ca|cafile|strict_ssl|cache|use
  * The environment of a user: without what an outer npm tells its scripts (it would install into the outer project, or take the outer command's
  * options for its own), and without what chooses another addon or compiler. How npm reaches its registry stays.
  */
-const environment: NodeJS.ProcessEnv = Object.fromEntries(
-  Object.entries(process.env).filter(
-    ([name]) =>
-      !/^(OMNI_ID_.*|INIT_CWD|NODE_PATH|CC|CXX)$/.test(name) &&
-      (!name.startsWith('npm_') || connection.test(name)),
+const environment: NodeJS.ProcessEnv = {
+  ...Object.fromEntries(
+    Object.entries(process.env).filter(
+      ([name]) =>
+        !/^(OMNI_ID_.*|INIT_CWD|NODE_PATH|CC|CXX)$/.test(name) &&
+        (!name.startsWith('npm_') || connection.test(name)),
+    ),
   ),
-);
+  // nvcc has compiled the kernels when this folder's own addon was built, which takes minutes.
+  OMNI_ID_CUDA: 'OFF',
+};
 
 function program(name: string): string {
   for (const folder of (environment['PATH'] ?? '').split(delimiter)) {
