@@ -154,6 +154,7 @@ test.before(async () => {
     'benchmarks',
     'scripts',
     'CMakeLists.txt',
+    'cmake',
     'package.json',
     'README.md',
     'LICENSE',
@@ -181,7 +182,7 @@ test('the tarball has what is needed, and nothing else', async () => {
   const sources = ['native', 'bindings'].flatMap((folder) =>
     readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })
       .map((name) => `${folder}/${name}`)
-      .filter((name) => /\.(cpp|h|cu|cuh)$/.test(name) && !name.startsWith('native/test/')),
+      .filter((name) => /\.(cpp|h|cu|cuh)$/.test(name) && !/^native\/(test|cuda\/emulation)\//.test(name)),
   );
   assert.ok(sources.length > 40, `${sources.length} sources`);
   const dist = ['index.js', 'index.cjs', 'index.d.ts', 'index.d.cts', 'cli.js'].map((name) => `dist/${name}`);
@@ -190,6 +191,7 @@ test('the tarball has what is needed, and nothing else', async () => {
     'README.md',
     'LICENSE',
     'CMakeLists.txt',
+    'cmake/cuda.cmake',
     'scripts/install.mjs',
     'scripts/build-addon.mjs',
     // The benchmark suite is in dist; these are the programs that it runs.
@@ -200,7 +202,7 @@ test('the tarball has what is needed, and nothing else', async () => {
     // What the README refers to.
     'benchmarks/README.md',
     ...readdirSync(join(root, 'docs'), { recursive: true, encoding: 'utf8' })
-      .filter((name) => /\.(md|svg|png)$/.test(name))
+      .filter((name) => /\.(md|svg|png|jpg|jsonl|txt)$/.test(name))
       .map((name) => `docs/${name}`),
     ...readdirSync(join(root, 'assets')).map((name) => `assets/${name}`),
   ];
