@@ -10,17 +10,6 @@
 
 namespace omni_id {
 
-struct CpuDevice::Accounting {
-  std::atomic<size_t> current{0}, peak{0};
-
-  void add(size_t bytes) {
-    const size_t now = current.fetch_add(bytes) + bytes;
-    size_t seen = peak.load();
-    while (now > seen && !peak.compare_exchange_weak(seen, now)) {
-    }
-  }
-};
-
 namespace {
 
 class CpuBuffer final : public Buffer {
@@ -45,10 +34,10 @@ int checked_threads(int threads) {
 }  // namespace
 
 CpuDevice::CpuDevice(int threads, const std::string& isa)
-    : kernels_(kernels_for(isa)), pool_(checked_threads(threads)), accounting_(std::make_shared<Accounting>()) {}
+    : kernels_(kernels_for(isa)), pool_(checked_threads(threads)), accounting_(std::make_shared<MemoryAccount>()) {}
 
 std::shared_ptr<Buffer> CpuDevice::allocate(size_t bytes) {
-  auto buffer = std::make_shared<CpuBuffer>(bytes, [accounting = accounting_, bytes] { accounting->current -= bytes; });
+  auto buffer = std::make_shared<CpuBuffer>(bytes, [accounting = accounting_, bytes] { accounting->subtract(bytes); });
   accounting_->add(bytes);
   return buffer;
 }
@@ -71,7 +60,7 @@ void CpuDevice::reserve_scratch(size_t bytes) {
   const size_t workers = static_cast<size_t>(pool_.size());
   if (scratch_.size() == workers && scratch_bytes_ >= bytes) return;
   scratch_.clear();
-  accounting_->current -= scratch_bytes_ * workers;
+  accounting_->subtract(scratch_bytes_ * workers);
   scratch_bytes_ = 0;
   for (size_t worker = 0; worker < workers; ++worker) scratch_.push_back(allocate_aligned(bytes));
   scratch_bytes_ = bytes;
@@ -86,7 +75,7 @@ void CpuDevice::preprocess(const RgbImage& image, const ClipPreprocess& settings
   clip_preprocess(kernels_, image, settings, reinterpret_cast<float*>(to.data()) + first_element);
 }
 
-DeviceMemory CpuDevice::memory() const { return {accounting_->current.load(), accounting_->peak.load()}; }
+DeviceMemory CpuDevice::memory() const { return accounting_->read(); }
 
 std::unique_ptr<Kernel> CpuDevice::bind(const OperatorRow& row, const Arguments& arguments) {
   return row.cpu(arguments, *this);

@@ -6,6 +6,7 @@
 #include "base/thread_pool.h"
 #include "cpu/kernels/kernels.h"
 #include "runtime/device.h"
+#include "runtime/memory_account.h"
 
 namespace omni_id {
 
@@ -37,11 +38,9 @@ class CpuDevice final : public Device {
   void* scratch(int worker) { return scratch_[static_cast<size_t>(worker)].get(); }
 
  private:
-  struct Accounting;
-
   const cpu::KernelTable& kernels_;
   ThreadPool pool_;
-  std::shared_ptr<Accounting> accounting_;
+  std::shared_ptr<MemoryAccount> accounting_;
   std::shared_ptr<Buffer> arena_;
   std::vector<std::shared_ptr<std::byte>> scratch_;
   size_t scratch_bytes_ = 0;

@@ -12,17 +12,6 @@
 
 namespace omni_id {
 
-struct CudaDevice::Accounting {
-  std::atomic<size_t> current{0}, peak{0};
-
-  void add(size_t bytes) {
-    const size_t now = current.fetch_add(bytes) + bytes;
-    size_t seen = peak.load();
-    while (now > seen && !peak.compare_exchange_weak(seen, now)) {
-    }
-  }
-};
-
 namespace {
 
 class CudaBuffer final : public Buffer {
@@ -110,7 +99,7 @@ CudaDevice::CudaDevice(int index)
       side_stream_(index),
       staging_(index),
       pool_(available_parallelism()),
-      accounting_(std::make_shared<Accounting>()),
+      accounting_(std::make_shared<MemoryAccount>()),
       complaints_(allocate(sizeof(int))),
       said_(cuda::allocate_pinned(sizeof(int)), cuda::release_pinned) {
   cuda::fill_zeros(stream_, complaints_->data(), sizeof(int));
@@ -125,7 +114,7 @@ std::string CudaDevice::instruction_set() const {
 
 std::shared_ptr<Buffer> CudaDevice::allocate(size_t bytes) {
   auto buffer =
-      std::make_shared<CudaBuffer>(memory_stream_, bytes, [accounting = accounting_, bytes] { accounting->current -= bytes; });
+      std::make_shared<CudaBuffer>(memory_stream_, bytes, [accounting = accounting_, bytes] { accounting->subtract(bytes); });
   accounting_->add(bytes);
   return buffer;
 }
@@ -249,7 +238,7 @@ double CudaDevice::measure_peak(Peak what, double seconds) {
   return cuda::measure_peak(*this, what, seconds);
 }
 
-DeviceMemory CudaDevice::memory() const { return {accounting_->current.load(), accounting_->peak.load()}; }
+DeviceMemory CudaDevice::memory() const { return accounting_->read(); }
 
 std::shared_ptr<Device> open_cuda_device(int index) {
   static std::mutex mutex;

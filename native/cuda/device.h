@@ -7,6 +7,7 @@
 #include "cuda/runtime.h"
 #include "cuda/staging.h"
 #include "runtime/device.h"
+#include "runtime/memory_account.h"
 
 namespace omni_id {
 
@@ -50,8 +51,6 @@ class CudaDevice final : public Device {
   int complaint(const std::string& text);
 
  private:
-  struct Accounting;
-
   int index_;
   cuda::DeviceProperties properties_;
   // Memory's stream is shared with the buffers, which may outlive the device.
@@ -59,7 +58,7 @@ class CudaDevice final : public Device {
   cuda::Stream stream_, side_stream_;
   cuda::Staging staging_;
   ThreadPool pool_;  // of the host
-  std::shared_ptr<Accounting> accounting_;
+  std::shared_ptr<MemoryAccount> accounting_;
   std::shared_ptr<Buffer> arena_, complaints_;
   std::unique_ptr<std::byte, void (*)(std::byte*)> said_;  // page-locked: what complaints_ held after the last run
   std::vector<std::string> complaint_texts_;
