@@ -51,6 +51,7 @@ __global__ void __launch_bounds__(kAttentionThreads, 2)
   using T = typename Products::T;
   using Tile = typename Products::Tile;
   constexpr int kRows = Products::kRows, kKeys = Products::kOthers;
+  expect_dynamic_shared<Layout<Products>::kBytes>();
   const Piece piece = schedule.piece();
   if (piece.rows == 0) return;
   const int head = schedule.head(), column = head * given.dim;

@@ -81,6 +81,7 @@ __global__ void __launch_bounds__(kAttentionThreads, 2)
   using T = typename Products::T;
   using Tile = typename Products::Tile;
   constexpr int kRows = Products::kRows, kOthers = Products::kOthers, kOther = Layout<Products>::kOther;
+  expect_dynamic_shared<Layout<Products>::kBytes>();
   const Piece piece = schedule.piece();
   if (piece.rows == 0) return;
   const int head = schedule.head(), column = head * given.dim, thread = static_cast<int>(threadIdx.x);

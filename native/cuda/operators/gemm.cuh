@@ -117,6 +117,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kThreads == 256 && sizeo
   constexpr int kWarps = Tile::kThreads / kWarp, kRowBlocks = Tile::kWarpRows / 16, kColumnPairs = kWarpColumns / 16;
   static_assert(Tile::kRows / Tile::kWarpRows * (Tile::kColumns / kWarpColumns) == kWarps);
   static_assert(kWarps * kSumsBytes <= Tile::kStages * kStageBytes);
+  expect_dynamic_shared<size_t{Tile::kStages} * kStageBytes>();
   unsigned char* const shared = dynamic_shared<unsigned char>();
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int warp_row = warp / (Tile::kColumns / kWarpColumns) * Tile::kWarpRows;
