@@ -19,8 +19,8 @@ uint64_t seed_from(const Napi::Object& options, const char* name) {
   return static_cast<uint64_t>(integer_from(options.Get(name), name));
 }
 
-// { shapeSeed, colouringSeed, viewSeed, viewNumber, size, crop, pose?: { yaw, pitch, roll }, neutralExpression, jitter,
-// glasses? }
+// { shapeSeed, colouringSeed, viewSeed, viewNumber, size, crop, pose?: { yaw, pitch, roll }, poseSpread, neutralExpression,
+// jitter, glasses? }
 RenderRequest request_from(const Napi::Value& value) {
   if (!value.IsObject()) throw EngineError(kInvalidArgument, "render: expected a request");
   const auto options = value.As<Napi::Object>();
@@ -35,6 +35,9 @@ RenderRequest request_from(const Napi::Value& value) {
   if (size < 1 || size > 2048) throw EngineError(kInvalidArgument, "render: size is from 1 to 2048");
   if (!(request.crop >= 0.25f && request.crop <= 4)) throw EngineError(kInvalidArgument, "render: crop is from 0.25 to 4");
   request.size = static_cast<int>(size);
+  request.view.pose_spread = options.Get("poseSpread").ToNumber().FloatValue();
+  if (!(request.view.pose_spread >= 0 && request.view.pose_spread <= 2))
+    throw EngineError(kInvalidArgument, "render: poseSpread is from 0 to 2");
   request.view.neutral_expression = options.Get("neutralExpression").ToBoolean();
   request.view.jitter = options.Get("jitter").ToBoolean();
   if (options.Get("glasses").IsBoolean()) request.view.glasses = options.Get("glasses").ToBoolean();

@@ -158,6 +158,7 @@ export interface NativeRenderRequest {
   size: number;
   crop: number;
   pose: { yaw: number; pitch: number; roll: number } | undefined;
+  poseSpread: number;
   neutralExpression: boolean;
   jitter: boolean;
   glasses: boolean | undefined;

@@ -152,3 +152,8 @@ export function checkFolder(folder: unknown): asserts folder is string {
     throw new ArgumentError(`the folder is ${describe(folder)}, expected a path`);
   }
 }
+
+/** The fields that are not undefined. */
+export function defined<T extends object>(fields: T): { [K in keyof T]: Exclude<T[K], undefined> } {
+  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as never;
+}

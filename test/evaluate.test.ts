@@ -187,6 +187,29 @@ test('a model is judged by the people that its training held out, whatever came 
   assert.is(logOf(trained.folder, 'train').length, 2);
 });
 
+test('rendered people are seen as training saw its own, unless told otherwise', () => {
+  const heldOut: HeldOutRecord = {
+    kind: 'rendered',
+    firstSeed: heldOutSeed,
+    identities: 64,
+    trained: { firstSeed: 0, identities: 10 },
+    view: { poseSpread: 0.5, jitter: false },
+  };
+  const viewsOf = (options: EvaluateOptions) => {
+    const { view, probe } = settingsOf(options, { maskRatio: 0.9, heldOut });
+    return [view, probe?.view];
+  };
+  assert.equal(viewsOf({}), [heldOut.view, heldOut.view]);
+  const other = { poseSpread: 1, crop: 2, jitter: false };
+  assert.equal(
+    viewsOf({
+      data: { kind: 'rendered', view: { poseSpread: 1, crop: 2, jitter: undefined } },
+      probe: { view: { crop: 3 } },
+    }),
+    [other, { ...other, crop: 3 }],
+  );
+});
+
 test('people who may have been trained on are told', () => {
   const dataset = (...names: string[]): IdentityDataset => ({
     name: 'photos',
@@ -197,7 +220,7 @@ test('people who may have been trained on are told', () => {
     close: () => Promise.resolve(),
   });
   const stored = (record: HeldOutRecord | undefined, ...names: string[]) =>
-    choiceOf(record, dataset(...names), settingsOf({ data: { kind: 'stored', dataset: dataset(...names) } }, 0.9)); // prettier-ignore
+    choiceOf(record, dataset(...names), settingsOf({ data: { kind: 'stored', dataset: dataset(...names) } }, { maskRatio: 0.9, heldOut: record })); // prettier-ignore
   const names = ['c', 'd'];
   const of: HeldOutRecord = { kind: 'stored', ofAnotherDataset: false, names };
   const cases: [choice: ReturnType<typeof choiceOf>, by: string, from: number[] | undefined, caution?: RegExp][] = [
@@ -209,8 +232,8 @@ test('people who may have been trained on are told', () => {
     [stored(undefined, 'x', 'y'), 'last', undefined],
   ]; // prettier-ignore
   const seeds = (record: HeldOutRecord | undefined, options: EvaluateOptions) =>
-    choiceOf(record, dataset(), settingsOf(options, 0.9));
-  const rendered = (firstSeed: number, identities: number): HeldOutRecord => ({ kind: 'rendered', firstSeed: heldOutSeed, identities: 64, trained: { firstSeed, identities } }); // prettier-ignore
+    choiceOf(record, dataset(), settingsOf(options, { maskRatio: 0.9, heldOut: record }));
+  const rendered = (firstSeed: number, identities: number): HeldOutRecord => ({ kind: 'rendered', firstSeed: heldOutSeed, identities: 64, trained: { firstSeed, identities }, view: {} }); // prettier-ignore
   const from = (firstSeed: number): EvaluateOptions => ({ data: { kind: 'rendered', firstSeed } });
   cases.push(
     [stored(rendered(5, 10), 'ann', '15', '4'), 'last', undefined],
@@ -300,7 +323,7 @@ test('bad settings are refused before anything is read', async () => {
   await refused({ probe: { trainPeople: 9 } }, 'probe.trainPeople is 9', 'at least 10');
   await refused({ probe: { testPeople: 1 } }, 'probe.testPeople');
   await refused({ probe: { photos: 0 } }, 'probe.photos');
-  await refused({ data: { kind: 'rendered', crop: 9 } }, 'crop is 9');
+  await refused({ data: { kind: 'rendered', view: { crop: 9 } } }, 'crop is 9');
 });
 
 test('an aborted evaluation ends with the signal’s reason, wherever it is', async () => {

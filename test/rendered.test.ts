@@ -49,6 +49,18 @@ test('images and labels are the same to the bit on every machine', async () => {
     assert.is(hashOf(await renderFace(options)), hash, JSON.stringify(options));
 });
 
+test('the pose spread scales the drawn angles, and leaves all else as it is', async () => {
+  const of = (poseSpread?: number) => renderFace({ identity: 3, view: 5, size: 40, poseSpread });
+  const [drawn, half, none, one] = await Promise.all([of(), of(0.5), of(0), of(1)]);
+  assert.is(hashOf(one), hashOf(drawn));
+  for (const angle of ['yaw', 'pitch', 'roll'] as const) {
+    assert.is.not(drawn.pose[angle], 0);
+    assert.is(half.pose[angle], drawn.pose[angle] / 2);
+    assert.is(Math.abs(none.pose[angle]), 0);
+  }
+  assert.equal(half.expressionCoefficients, drawn.expressionCoefficients);
+});
+
 test('neither threads nor what was drawn before matter', async () => {
   const requests: NativeRenderRequest[] = Array.from({ length: 24 }, (_, i) => ({
     shapeSeed: i % 5,
@@ -58,6 +70,7 @@ test('neither threads nor what was drawn before matter', async () => {
     size: 40 + (i % 3) * 9,
     crop: 1,
     pose: undefined,
+    poseSpread: 1,
     neutralExpression: false,
     jitter: true,
     glasses: undefined,
@@ -277,6 +290,8 @@ test('requests that make no sense', async () => {
     [{ ...good, pose: 3 }, 'pose is 3'],
     [{ ...good, expression: 'happy' }, 'expression is "happy"'],
     [{ ...good, jitter: 1 }, 'jitter is 1'],
+    [{ ...good, poseSpread: -0.1 }, 'poseSpread is -0.1'],
+    [{ ...good, poseSpread: 2.5 }, 'poseSpread is 2.5'],
     [{ ...good, colour: 1 }, '"colour"'],
   ];
   for (const [options, word] of wrong)

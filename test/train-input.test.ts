@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { openDataset } from '../src/data/open_dataset.js';
+import { renderFace } from '../src/data/rendered.js';
 import { Checkpoints, latestCheckpoint } from '../src/train/checkpoints.js';
 import { readTrainingConfig } from '../src/train/config.js';
 import { checkActivations, checkMemory, largestShape, memoryNeeds } from '../src/train/memory.js';
@@ -434,6 +435,12 @@ test('rendering that is interrupted leaves nothing that is taken for a data set'
     await dataset.close();
   }
   await (await openDataset(join(parent, '0-6x5-28px'))).close();
+  // Other views of the same people are another data set.
+  const frontal = await renderedShards(parent, { ...six, view: { poseSpread: 0, jitter: false } });
+  const { pixels } = await renderFace({ identity: 5, view: 4, size: 28, poseSpread: 0, jitter: false });
+  assert.equal(Array.from((await frontal.read(5, 4, 28)).pixels), Array.from(pixels));
+  await frontal.close();
+  assert.ok(readdirSync(parent).includes('0-6x5-28px-jitter-false-poseSpread-0'));
 });
 
 test.run();

@@ -140,9 +140,9 @@ void draw_surroundings(Random& random, View& view, const ViewRequest& request) {
 View draw_view(uint64_t seed, uint64_t number, const ViewRequest& request) {
   View view{};
   Random pose(seed, number, Stream::pose);
-  view.pose.yaw = pose.normal(28, 65);
-  view.pose.pitch = pose.normal(12, 28);
-  view.pose.roll = pose.normal(6, 15);
+  view.pose.yaw = pose.normal(28, 65) * request.pose_spread;
+  view.pose.pitch = pose.normal(12, 28) * request.pose_spread;
+  view.pose.roll = pose.normal(6, 15) * request.pose_spread;
   view.distance = pose.between(45, 110);
   view.zoom = pose.between(0.94f, 1.06f);
   view.shift_x = pose.between(-0.035f, 0.035f);

@@ -41,6 +41,7 @@ struct View {
 // What a caller may fix.
 struct ViewRequest {
   std::optional<Pose> pose;
+  float pose_spread = 1;  // factor of the drawn angles
   bool neutral_expression = false;
   bool jitter = true;
   std::optional<bool> glasses;

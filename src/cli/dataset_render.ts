@@ -5,17 +5,17 @@ import { openRenderedFolder, writeRenderedFolder } from '../data/rendered_folder
 import { renderedPhotos, type RenderedEncoding } from '../data/rendered_photos.js';
 import { checkPackedPhotos, writeShards } from '../data/shard_writer.js';
 import { ArgumentError } from '../errors.js';
-import { jsonOption, number, wholeNumber } from './options.js';
+import { defined } from '../options.js';
+import { addViewOptions, jsonOption, viewOptions, wholeNumber, type ViewCommand } from './options.js';
 import { exitCodes, interruptSignal, printJson, progressBar, warn } from './output.js';
 
-export interface DatasetRenderCommand {
+export interface DatasetRenderCommand extends ViewCommand {
   readonly identities: number;
   readonly views: number;
   readonly size: number;
   readonly out: string;
   readonly firstSeed: number;
   readonly firstView: number;
-  readonly crop: number;
   readonly encoding: RenderedEncoding;
   readonly format: 'folder' | 'shards';
   readonly json?: boolean;
@@ -23,10 +23,11 @@ export interface DatasetRenderCommand {
 
 /** `omni-id dataset render`: people and views from seeds, as a data set on disk. */
 export async function datasetRender(options: DatasetRenderCommand): Promise<number> {
-  const { identities, views, size, out, firstSeed, firstView, crop, encoding, format } = options;
+  const { identities, views, size, out, firstSeed, firstView, encoding, format } = options;
+  const view = viewOptions(options);
   if (size < 1 || size > mostRenderedPixels)
     throw new ArgumentError(`--size ${size}: expected 1 to ${mostRenderedPixels} pixels`);
-  const dataset = new RenderedDataset({ identities, views, firstSeed, firstView, crop });
+  const dataset = new RenderedDataset({ identities, views, firstSeed, firstView, ...view });
   if (format === 'shards') checkPackedPhotos(identities * views);
   if (firstSeed < heldOutSeed && firstSeed + identities > heldOutSeed) {
     warn(
@@ -36,7 +37,7 @@ export async function datasetRender(options: DatasetRenderCommand): Promise<numb
   const signal = interruptSignal();
   const there =
     format === 'folder'
-      ? await openRenderedFolder(out, { views, size, crop, firstView, encoding })
+      ? await openRenderedFolder(out, { views, size, ...defined(view), firstView, encoding })
       : new Set<string>();
   let kept = 0;
   for (let i = 0; i < identities; i++) if (there.has(dataset.identityName(i))) kept++;
@@ -57,7 +58,7 @@ export async function datasetRender(options: DatasetRenderCommand): Promise<numb
   });
   const seconds = (performance.now() - started) / 1000;
   if (options.json === true) {
-    printJson({ out, identities, views, size, firstSeed, firstView, crop, encoding, format, photos: done, keptIdentities: kept, seconds }); // prettier-ignore
+    printJson({ out, identities, views, size, firstSeed, firstView, ...defined(view), encoding, format, photos: done, keptIdentities: kept, seconds }); // prettier-ignore
   } else {
     console.log(
       `${out}: ${done} photos of ${identities - kept} people, seeds ${firstSeed} to ${firstSeed + identities - 1}` +
@@ -70,8 +71,7 @@ export async function datasetRender(options: DatasetRenderCommand): Promise<numb
 
 /** Adds `render` to `omni-id dataset`. */
 export function addRenderCommand(dataset: Command): void {
-  dataset
-    .command('render')
+  addViewOptions(dataset.command('render'))
     .description('render people from a face model: photos with masks, pose, landmarks and coefficients')
     .option('--identities <n>', 'how many people', wholeNumber, 2000)
     .option('--views <n>', 'photos of each', wholeNumber, 12)
@@ -84,7 +84,6 @@ export function addRenderCommand(dataset: Command): void {
       0,
     )
     .option('--first-view <n>', 'number of the first view', wholeNumber, 0)
-    .option('--crop <factor>', 'side of the image over that of a tight crop', number, 1)
     .addOption(
       new Option('--encoding <format>', 'of the photos').choices(['png', 'jpg', 'webp']).default('png'),
     )

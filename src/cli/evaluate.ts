@@ -8,10 +8,18 @@ import type { DeviceName } from '../graph/devices.js';
 import type { ComputeDType } from '../models/model.js';
 import { loadPair } from '../models/trained_pair.js';
 import { evaluationTable } from './evaluate_table.js';
-import { addComputeOptions, jsonOption, maskRatio, number, wholeNumber } from './options.js';
+import {
+  addComputeOptions,
+  addViewOptions,
+  jsonOption,
+  maskRatio,
+  viewOptions,
+  wholeNumber,
+  type ViewCommand,
+} from './options.js';
 import { exitCodes, interruptSignal, printJson, progressBar, warn } from './output.js';
 
-export interface EvaluateCommand {
+export interface EvaluateCommand extends ViewCommand {
   readonly weights: string;
   readonly data?: string;
   readonly identities?: number;
@@ -21,7 +29,6 @@ export interface EvaluateCommand {
   readonly maskRatio?: number;
   readonly seed?: number;
   readonly firstSeed?: number;
-  readonly crop?: number;
   readonly probe: boolean;
   readonly probePeople?: number;
   readonly probeTest?: number;
@@ -37,6 +44,7 @@ export interface EvaluateCommand {
 const ofRendered = [
   'firstSeed',
   'crop',
+  'poseSpread',
   'probePeople',
   'probeTest',
   'probePhotos',
@@ -93,8 +101,9 @@ async function report(
 
 /** `omni-id evaluate`: what a trained pair has learned, on people that it has not seen. */
 export async function evaluateCommand(options: EvaluateCommand): Promise<number> {
-  const { firstSeed, crop } = options;
   const useless = ofRendered.find((name) => options.data !== undefined && options[name] !== undefined);
+  if (options.data !== undefined && !options.jitter)
+    throw new ArgumentError('--no-jitter is of rendered people: expected it without --data');
   if (useless !== undefined) {
     const flag = useless.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
     throw new ArgumentError(`--${flag} is of rendered people: expected it without --data`);
@@ -105,7 +114,7 @@ export async function evaluateCommand(options: EvaluateCommand): Promise<number>
   try {
     const data: EvaluationData = dataset
       ? { kind: 'stored', dataset }
-      : { kind: 'rendered', firstSeed, crop };
+      : { kind: 'rendered', firstSeed: options.firstSeed, view: viewOptions(options) };
     const { result, info } = await report(options, data, signal);
     const seconds = (performance.now() - started) / 1000;
     if (options.json === true) printJson({ weights: options.weights, ...result, seconds, info });
@@ -118,7 +127,7 @@ export async function evaluateCommand(options: EvaluateCommand): Promise<number>
 
 /** Adds `omni-id evaluate`. */
 export function addEvaluateCommand(program: Command): void {
-  addComputeOptions(
+  const command = addComputeOptions(
     program
       .command('evaluate')
       .description('tell what an encoder and its decoder have learned, on people that they have not seen')
@@ -138,7 +147,6 @@ export function addEvaluateCommand(program: Command): void {
       )
       .option('--seed <n>', 'seed of masks and of the choice of photos (default: 0)', wholeNumber)
       .option('--first-seed <n>', `seed of the first rendered person (default: ${heldOutSeed})`, wholeNumber)
-      .option('--crop <factor>', 'side of a rendered image over that of a tight crop (default: 1)', number)
       .option('--no-probe', 'leave out the linear probe')
       .option(
         '--probe-people <n>',
@@ -152,7 +160,8 @@ export function addEvaluateCommand(program: Command): void {
         'seed of the first of them (default: 10,000 after the first person)',
         wholeNumber,
       ),
-  )
+  );
+  addViewOptions(command, 'as in training')
     .addOption(jsonOption())
     .action(async (options: EvaluateCommand) => {
       process.exitCode = await evaluateCommand(options);

@@ -1,4 +1,5 @@
 import { InvalidArgumentError, Option, type Command } from 'commander';
+import type { ViewOptions } from '../data/rendered.js';
 import { isMaskRatio } from '../options.js';
 
 /** An option's value that counts something. */
@@ -29,4 +30,28 @@ export function addComputeOptions(command: Command): Command {
     .option('--device <name>', 'auto, cpu, cuda or cuda:<number>')
     .addOption(new Option('--dtype <type>', 'type to compute in').choices(['bf16', 'f32']).default('bf16'))
     .option('--threads <n>', 'threads to compute with', wholeNumber);
+}
+
+/** What of rendered views is chosen instead of drawn, as commands give it. */
+export interface ViewCommand {
+  readonly crop?: number;
+  readonly poseSpread?: number;
+  readonly jitter: boolean;
+}
+
+/** @param byDefault what the options are when they are not given, where it is not the renderer's own choice */
+export function addViewOptions(command: Command, byDefault?: string): Command {
+  const otherwise = (renderers: string): string => `(default: ${byDefault ?? renderers})`;
+  return command
+    .option('--crop <factor>', `side of a rendered image over that of a tight crop ${otherwise('1')}`, number)
+    .option(
+      '--pose-spread <factor>',
+      `of the angles that heads are turned by, 0 to 2 ${otherwise('1, which is 28° of yaw')}`,
+      number,
+    )
+    .option('--no-jitter', 'do not move and scale the crops of rendered images');
+}
+
+export function viewOptions({ crop, poseSpread, jitter }: ViewCommand): ViewOptions {
+  return { crop, poseSpread, jitter: jitter ? undefined : false };
 }

@@ -2,7 +2,7 @@ import { z } from 'zod';
 import { native } from '../bindings.js';
 import { ArgumentError } from '../errors.js';
 import { typed } from '../graph/session.js';
-import { describe } from '../options.js';
+import { defined, describe } from '../options.js';
 import type { TrainingPhoto } from './dataset.js';
 import { faceRenderer } from './face_renderer.js';
 
@@ -33,6 +33,8 @@ export interface ViewOptions {
   readonly crop?: number | undefined;
   /** Default: drawn; normal with 28°, 12° and 6°, clipped at 65°, 28° and 15°. Each from −180 to 180. */
   readonly pose?: HeadPose | undefined;
+  /** Factor of the drawn angles, 0 (every face is turned to the camera) to 2. Default: 1. */
+  readonly poseSpread?: number | undefined;
   /** Default: `'random'`. */
   readonly expression?: 'random' | 'neutral' | undefined;
   /** Whether the crop is moved and scaled a little. Default: true. */
@@ -106,12 +108,12 @@ const viewFields = {
       { error: ({ input }) => `is ${describe(input)}, expected { yaw, pitch, roll }` },
     )
     .optional(),
-  expression: z
-    .any()
-    .refine((value) => value === 'random' || value === 'neutral', {
+  poseSpread: within(0, 2).optional(),
+  expression: (
+    z.any().refine((value) => value === 'random' || value === 'neutral', {
       error: ({ input }) => `is ${describe(input)}, expected "random" or "neutral"`,
-    })
-    .optional() as z.ZodType<'random' | 'neutral' | undefined>,
+    }) as z.ZodType<'random' | 'neutral'>
+  ).optional(),
   jitter: flag.optional(),
   glasses: flag.optional(),
 };
@@ -140,8 +142,7 @@ const renderSchema = z.strictObject({
 export function checked<T>(what: string, schema: z.ZodType<T>, options: unknown): T {
   if (typeof options !== 'object' || options === null || Array.isArray(options))
     throw new ArgumentError(`the options of ${what} are ${describe(options)}, expected an object`);
-  const given = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
-  const result = schema.safeParse(given);
+  const result = schema.safeParse(defined(options));
   if (result.success) return result.data;
   const problems = result.error.issues.map((issue) =>
     issue.code === 'unrecognized_keys'
@@ -183,6 +184,7 @@ export async function renderFace(options: RenderOptions): Promise<RenderedPhoto>
         size,
         crop: chosen.crop ?? 1,
         pose: chosen.pose,
+        poseSpread: chosen.poseSpread ?? 1,
         neutralExpression: chosen.expression === 'neutral',
         jitter: chosen.jitter ?? true,
         glasses: chosen.glasses,

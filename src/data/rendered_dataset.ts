@@ -62,7 +62,8 @@ export class RenderedDataset implements IdentityDataset {
     this.firstView = firstView;
     this.#views = views;
     this.#chosen = chosen;
-    this.name = `rendered ${firstSeed} to ${firstSeed + identities - 1}, ${views} views`;
+    const how = Object.entries(chosen).map(([name, value]) => `, ${name} ${JSON.stringify(value)}`);
+    this.name = `rendered ${firstSeed} to ${firstSeed + identities - 1}, ${views} views${how.join('')}`;
   }
 
   photos(identity: number): number {

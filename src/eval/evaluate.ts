@@ -80,8 +80,8 @@ export async function evaluate(
   { encoder, decoder, heldOut }: Pick<TrainedPair, 'encoder' | 'decoder'> & Partial<TrainedPair>,
   options: EvaluateOptions = {},
 ): Promise<EvaluationReport> {
-  const settings = settingsOf(options, decoder.config.maskRatio);
-  const { data, firstSeed, crop, identities, views, targets, inputs, maskRatio, seed } = settings;
+  const settings = settingsOf(options, { maskRatio: decoder.config.maskRatio, heldOut });
+  const { data, firstSeed, view, identities, views, targets, inputs, maskRatio, seed } = settings;
   const { signal, onProgress } = options;
   const size = encoder.config.vision.imageSize;
   const stage: Stage = (name, total) => {
@@ -93,7 +93,7 @@ export async function evaluate(
   };
 
   const dataset =
-    data.kind === 'stored' ? data.dataset : new RenderedDataset({ identities, views, firstSeed, crop });
+    data.kind === 'stored' ? data.dataset : new RenderedDataset({ identities, views, firstSeed, ...view });
   checkMemory(Math.min(identities, dataset.identities), encoder, decoder, settings);
   const { by: chosenBy, identities: from, cautions } = choiceOf(heldOut, dataset, settings);
   for (const caution of cautions) options.onCaution?.(caution);
@@ -114,7 +114,7 @@ export async function evaluate(
   if (data.kind === 'rendered') {
     const onPairs = stage('embedding pairs', 2 * people.length);
     for (const what of ['shape', 'colouring'] as const) {
-      const rendered = { firstSeed, crop, inputs };
+      const rendered = { firstSeed, view, inputs };
       swapped.set(what, await swappedTokens(encoder, people, what, rendered, { signal, onPeople: onPairs }));
     }
   }

@@ -1,4 +1,5 @@
 import { normalised } from '../data/normalise.js';
+import type { ViewOptions } from '../data/rendered.js';
 import { RenderedDataset } from '../data/rendered_dataset.js';
 import type { ComputeOptions } from '../models/model.js';
 import type { OmniIdEncoder } from '../models/omni_id_encoder.js';
@@ -15,8 +16,8 @@ export interface ProbeOptions {
   readonly testPeople: number;
   /** Photos that a person's ℓ is made from. */
   readonly photos: number;
-  /** Side of the images over that of a tight crop. */
-  readonly crop?: number | undefined;
+  /** What of their views is chosen instead of drawn. */
+  readonly view?: ViewOptions | undefined;
 }
 
 /** What a linear map tells of a person's shape, see {@link linearProbe}. */
@@ -91,7 +92,7 @@ class Features {
  */
 export async function identityProbe(
   encoders: readonly OmniIdEncoder[],
-  { firstSeed, trainPeople, testPeople, photos, crop }: ProbeOptions,
+  { firstSeed, trainPeople, testPeople, photos, view }: ProbeOptions,
   options: ComputeOptions & {
     signal?: AbortSignal | undefined;
     onPhotos?: (done: number) => void;
@@ -99,7 +100,7 @@ export async function identityProbe(
 ): Promise<EncoderProbe[]> {
   const { signal, device, threads } = options;
   const people = trainPeople + testPeople;
-  const dataset = new RenderedDataset({ identities: people, views: photos, firstSeed, crop });
+  const dataset = new RenderedDataset({ identities: people, views: photos, firstSeed, ...view });
   const labels = new Float32Array(people * probedCoefficients);
   const all = encoders.map((encoder) => new Features(encoder, people));
   const perCall = Math.max(1, Math.floor(photosPerCall / photos));

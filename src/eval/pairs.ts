@@ -1,4 +1,4 @@
-import { renderFace } from '../data/rendered.js';
+import { renderFace, type ViewOptions } from '../data/rendered.js';
 import type { OmniIdEncoder } from '../models/omni_id_encoder.js';
 import type { HeldOutPerson } from './held_out.js';
 import { peoplesTokens, type PeoplesTokens } from './peoples_tokens.js';
@@ -15,10 +15,10 @@ export function swappedTokens(
   encoder: OmniIdEncoder,
   people: readonly HeldOutPerson[],
   what: Swapped,
-  rendered: { firstSeed: number; crop: number | undefined; inputs: number },
+  rendered: { firstSeed: number; view: ViewOptions; inputs: number },
   options: { signal?: AbortSignal | undefined; onPeople?: (more: number) => void },
 ): Promise<PeoplesTokens> {
-  const { firstSeed, crop, inputs } = rendered;
+  const { firstSeed, view: chosen, inputs } = rendered;
   const size = encoder.config.vision.imageSize;
   const photosOf = async (i: number): Promise<Uint8Array[]> => {
     options.signal?.throwIfAborted();
@@ -26,7 +26,7 @@ export function swappedTokens(
     if (!person || !other) throw new Error(`there is no person ${i}`);
     const who = { identity: firstSeed + person.identity, [what]: firstSeed + other.identity };
     const views = person.inputPhotos.slice(0, inputs);
-    const photos = await Promise.all(views.map((view) => renderFace({ ...who, view, size, crop })));
+    const photos = await Promise.all(views.map((view) => renderFace({ ...chosen, ...who, view, size })));
     return photos.map(({ pixels }) => pixels);
   };
   return peoplesTokens(encoder, people.length, photosOf, options);

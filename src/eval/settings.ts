@@ -1,15 +1,20 @@
 import type { IdentityDataset } from '../data/dataset.js';
-import { heldOutSeed } from '../data/rendered.js';
+import { heldOutSeed, type ViewOptions } from '../data/rendered.js';
 import { ArgumentError } from '../errors.js';
+import type { HeldOutRecord } from '../io/held_out_record.js';
 import type { ComputeOptions } from '../models/model.js';
-import { describe, isMaskRatio } from '../options.js';
+import { defined, describe, isMaskRatio } from '../options.js';
 import { checkCount } from './held_out.js';
 import type { ProbeOptions } from './identity_probe.js';
 
 /** Whose photos are rebuilt. */
 export type EvaluationData =
-  /** Rendered people from a seed on, which training has not seen. */
-  | { readonly kind: 'rendered'; readonly firstSeed?: number | undefined; readonly crop?: number | undefined }
+  /** Rendered people from a seed on, which training has not seen. What of their views is chosen instead of drawn is `view`, by default as in training. */
+  | {
+      readonly kind: 'rendered';
+      readonly firstSeed?: number | undefined;
+      readonly view?: ViewOptions | undefined;
+    }
   /** People of a data set: those that training says it has held out, or else the last ones. */
   | { readonly kind: 'stored'; readonly dataset: IdentityDataset };
 
@@ -45,8 +50,11 @@ export interface EvaluateOptions extends Pick<ComputeOptions, 'device' | 'thread
 const probeSeedDistance = 10_000;
 
 /** @throws {ArgumentError} `ERR_INVALID_ARGUMENT` */
-export function settingsOf(options: EvaluateOptions, trainedRatio: number) {
-  const { identities = 64, views = 16, maskRatio = trainedRatio, seed = 0, untrainedSeed = 0 } = options;
+export function settingsOf(
+  options: EvaluateOptions,
+  trained: { readonly maskRatio: number; readonly heldOut: HeldOutRecord | undefined },
+) {
+  const { identities = 64, views = 16, maskRatio = trained.maskRatio, seed = 0, untrainedSeed = 0 } = options;
   checkCount('identities', identities, 2);
   checkCount('views', views, 2);
   const { targets = views > 8 ? views - 8 : Math.floor(views / 2) } = options;
@@ -59,21 +67,25 @@ export function settingsOf(options: EvaluateOptions, trainedRatio: number) {
     throw new ArgumentError(`maskRatio is ${describe(maskRatio)}, expected a number above 0 and below 1`);
   const { data = { kind: 'rendered' } } = options;
   const firstSeed = data.kind === 'rendered' ? (data.firstSeed ?? heldOutSeed) : 0;
-  const crop = data.kind === 'rendered' ? data.crop : undefined;
+  const trainedView = trained.heldOut?.kind === 'rendered' ? trained.heldOut.view : {};
+  const view: ViewOptions = {
+    ...trainedView,
+    ...(data.kind === 'rendered' && data.view ? defined(data.view) : {}),
+  };
   const given = options.probe === false ? {} : (options.probe ?? {});
   const probe = {
     firstSeed: given.firstSeed ?? firstSeed + Math.max(identities, probeSeedDistance),
     trainPeople: given.trainPeople ?? 1500,
     testPeople: given.testPeople ?? 300,
     photos: given.photos ?? 3,
-    crop: given.crop ?? crop,
+    view: { ...view, ...defined(given.view ?? {}) },
   };
   checkCount('probe.trainPeople', probe.trainPeople, 10);
   checkCount('probe.testPeople', probe.testPeople, 2);
   checkCount('probe.photos', probe.photos, 1);
   checkCount('probe.firstSeed', probe.firstSeed, 0);
   return {
-    data, firstSeed, crop, identities, views, targets, inputs, maskRatio, seed, untrainedSeed,
+    data, firstSeed, view, identities, views, targets, inputs, maskRatio, seed, untrainedSeed,
     probe: options.probe === false || data.kind !== 'rendered' ? undefined : probe,
   }; // prettier-ignore
 }

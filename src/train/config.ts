@@ -7,7 +7,7 @@ import { defaultImageProcessor } from '../io/image_processor.js';
 import { parsed } from '../io/schema.js';
 import { readClipFolder } from '../models/clip_vision_encoder.js';
 import { presets } from '../models/presets.js';
-import { describe } from '../options.js';
+import { defined, describe } from '../options.js';
 import { trainingSchema } from './config_schema.js';
 import { withSettings } from './settings.js';
 
@@ -47,10 +47,6 @@ export type ClipTower = Pick<OmniIdEncoderConfig, 'vision' | 'imageProcessor'>;
 function scaled(value: number, from: number, to: number): number {
   const result = (value * to) / from;
   return Number.isSafeInteger(result) ? result : value;
-}
-
-function defined<T extends object>(fields: T): { [K in keyof T]: Exclude<T[K], undefined> } {
-  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as never;
 }
 
 function resolveEncoder(given: Parsed['encoder'], clip: ClipTower | undefined): OmniIdEncoderConfig {

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { mostPeople, mostRenderedPixels, mostViews } from '../data/rendered.js';
+import { mostPeople, mostRenderedPixels, mostViews, renderedFields } from '../data/rendered.js';
 import { expectedDevice, isDeviceName, type DeviceName } from '../graph/devices.js';
 import { layers, size } from '../io/schema.js';
 import { presets, type PresetName } from '../models/presets.js';
@@ -146,6 +146,8 @@ const data = z.discriminatedUnion(
       size: pixels
         .max(mostRenderedPixels, { error: `at most ${mostRenderedPixels} pixels are rendered` })
         .optional(),
+      /** What of the views is chosen instead of drawn: `crop`, `poseSpread`, `jitter` and so on, as `RenderedDataset` takes them. Of held-out people too. */
+      view: strict(renderedFields.viewFields).prefault({}),
       /** Folder that rendered pictures are kept in, which runs may share. Default: `data` in the run's folder. */
       cache: path.optional(),
       heldOut: strict(heldOut).prefault({}),

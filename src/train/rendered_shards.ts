@@ -4,11 +4,13 @@ import { hostname } from 'node:os';
 import { join } from 'node:path';
 import type { IdentityDataset } from '../data/dataset.js';
 import { openDataset } from '../data/open_dataset.js';
+import type { ViewOptions } from '../data/rendered.js';
 import { RenderedDataset } from '../data/rendered_dataset.js';
 import { writeShards, type PackedPhoto } from '../data/shard_writer.js';
 import { FileError, messageOf } from '../errors.js';
 import { exists, isSystemError, makeFolder } from '../io/files.js';
 import { bytesToNpy } from '../io/npy.js';
+import { defined } from '../options.js';
 
 /** Rendered people by the seeds of the first, and the size of their photos. */
 export interface RenderedPeople {
@@ -17,6 +19,8 @@ export interface RenderedPeople {
   readonly firstSeed: number;
   /** Side of the photos, in pixels. */
   readonly size: number;
+  /** What of the views is chosen instead of drawn. */
+  readonly view?: ViewOptions | undefined;
 }
 
 export interface RenderedShardsOptions {
@@ -29,10 +33,10 @@ export interface RenderedShardsOptions {
 const ahead = 16;
 
 async function* decodedPhotos(
-  { identities, views, firstSeed, size }: RenderedPeople,
+  { identities, views, firstSeed, size, view }: RenderedPeople,
   signal: AbortSignal | undefined,
 ): AsyncGenerator<PackedPhoto> {
-  const dataset = new RenderedDataset({ identities, views, firstSeed });
+  const dataset = new RenderedDataset({ identities, views, firstSeed, ...view });
   const total = identities * views;
   const upcoming: Promise<PackedPhoto>[] = [];
   const start = (index: number): void => {
@@ -51,6 +55,13 @@ async function* decodedPhotos(
     const next = upcoming.shift();
     if (next) yield await next;
   }
+}
+
+/** Name of the folder that such people are kept in: all that they follow from. */
+function folderName({ identities, views, firstSeed, size, view }: RenderedPeople): string {
+  const chosen = JSON.stringify(Object.fromEntries(Object.entries(defined(view ?? {})).sort()));
+  const words = chosen.replace(/["{}]/g, '').replace(/[:,]/g, '-');
+  return `${firstSeed}-${identities}x${views}-${size}px${words === '' ? '' : `-${words}`}`;
 }
 
 /** Folders that this process is rendering into. */
@@ -86,8 +97,8 @@ export async function renderedShards(
   people: RenderedPeople,
   { signal, onRender }: RenderedShardsOptions = {},
 ): Promise<IdentityDataset> {
-  const { identities, views, firstSeed, size } = people;
-  const folder = join(parent, `${firstSeed}-${identities}x${views}-${size}px`);
+  const { identities, views } = people;
+  const folder = join(parent, folderName(people));
   if (await exists(folder)) return openDataset(folder);
   onRender?.(0, identities * views);
   await makeFolder(parent);

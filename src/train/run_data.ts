@@ -76,9 +76,10 @@ async function openRendered(
   const close = (): Promise<void> => training.close();
   const { identities } = data.heldOut;
   const trained = { firstSeed: data.firstSeed, identities: data.identities };
-  const record = { kind: 'rendered', firstSeed: heldOutSeed, identities, trained } as const;
+  const { view } = data;
+  const record = { kind: 'rendered', firstSeed: heldOutSeed, identities, trained, view } as const;
   if (identities === 0) return { training, heldOut: undefined, record, close };
-  const people = new RenderedDataset({ identities, views: data.views, firstSeed: heldOutSeed });
+  const people = new RenderedDataset({ identities, views: data.views, firstSeed: heldOutSeed, ...view });
   return { training, heldOut: new CachedDataset(people, heldOutBytes), record, close };
 }
 
