@@ -5,8 +5,10 @@ import { sinCosPositions } from './positions.js';
 
 /**
  * Standard deviation of a new weight. The vision tower follows transformers' `CLIPPreTrainedModel._init_weights` (initializer factor 1): products that
- * write to the residual stream are the smaller, the deeper the tower. The head, of which the paper says nothing, uses 0.02 for queries (as
- * for ViT's learned tokens) and the same rule as the tower for its blocks: our choice.
+ * write to the residual stream are the smaller, the deeper the tower. The head, of which the paper says nothing, uses the same rule for its blocks: our choice.
+ *
+ * Positions and queries are ours too: as large as what norms make of features. With transformers' 0.02 they drown in what the photo gives, every token
+ * averages over all places alike, and where features lie is lost before anything is learned (docs/choices.md has the numbers).
  */
 function encoderDeviation(name: string, shape: readonly number[], config: OmniIdEncoderConfig): number {
   const tower = name.startsWith('vision_model.');
@@ -20,7 +22,8 @@ function encoderDeviation(name: string, shape: readonly number[], config: OmniId
   if (name.includes('.to_out.')) return intoResidual / Math.sqrt(width);
   if (name.includes('.mlp.fc1.')) return 1 / Math.sqrt(2 * width);
   if (name.endsWith('class_embedding')) return 1 / Math.sqrt(width);
-  return 0.02; // patch and position embeddings, queries
+  if (name.endsWith('.position_embedding.weight') || name === 'queries') return 1;
+  return 0.02; // patch embedding
 }
 
 /**
