@@ -307,7 +307,7 @@ test('each step is AdamW by its schedule, its rates and its groups, and the aver
         return value * (1 - its * (decays ? 0.5 : 0)) - its * direction;
       });
       assertClose(now, expected, 1e-5, `${name} after step ${t}`);
-      const decay = emaDecay ?? NaN;
+      const decay = Math.min(emaDecay ?? NaN, (1 + t) / (10 + t));
       const mean = (average.get(name) ?? old).map(
         (value, at) => decay * value + (1 - decay) * (now[at] ?? NaN),
       );

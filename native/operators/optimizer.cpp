@@ -7,7 +7,7 @@
 //     norm and an exponential moving average of the values:
 //       g = gradients · min(1, maxNorm / (norm + 1e-6))            (maxNorm 0: no clipping)
 //       values ← values · (1 − rate · decay); m ← β₁ m + (1 − β₁) g; v ← β₂ v + (1 − β₂) g²
-//       values ← values − rate · (m / c₁) / (sqrt(v / c₂) + ε); average ← d · average + (1 − d) · values
+//       values ← values − rate · (m / c₁) / (sqrt(v / c₂) + ε); average ← average + (1 − d) · (values − average)
 //     where `settings` [5] holds the learning rate, c₁ = 1 − β₁ᵗ, c₂ = 1 − β₂ᵗ, maxNorm and d, and segment s of the vector,
 //     [segments[s], segments[s + 1]), has its own rate (learning rate · rates[s]) and decays[s].
 //     When the norm is not finite nothing changes: the step is skipped on the device, before anybody has read the loss.

@@ -186,7 +186,7 @@ const optimizer = strict({
   weightDecay: z.number().min(0).max(1).default(0.05),
   /** Largest norm of all gradients together; null does not clip. */
   clipGradNorm: positive.nullable().default(1),
-  /** Decay of the moving average of the weights per step; null keeps none. */
+  /** Decay of the moving average of the weights per step, less in the first ones; null keeps none. */
   emaDecay: share.lt(1).nullable().default(0.999),
   warmupSteps: countOrZero.default(500),
   schedule: z.enum(['cosine', 'constant']).default('cosine'),

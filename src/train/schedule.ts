@@ -20,3 +20,13 @@ export function learningRateFactor(step: number, options: ScheduleOptions): numb
   const progress = Math.min(1, (step - warmupSteps) / Math.max(1, steps - 1 - warmupSteps));
   return least + (1 - least) * 0.5 * (1 + Math.cos(Math.PI * progress));
 }
+
+/**
+ * Decay of the moving average at an update: less at first, so that the average of a short run is not that of its first steps. Source: TensorFlow's
+ * `ExponentialMovingAverage` with `num_updates`.
+ * @param update from 1
+ * @param most the configured decay
+ */
+export function averageDecay(update: number, most: number): number {
+  return Math.min(most, (1 + update) / (10 + update));
+}

@@ -13,7 +13,7 @@ import { checkActivations, largestShape } from './memory.js';
 import { openRun, type RunParts } from './open_run.js';
 import { photoSize, samplingOf } from './run_parts.js';
 import { saveRun } from './run_state.js';
-import { learningRateFactor } from './schedule.js';
+import { averageDecay, learningRateFactor } from './schedule.js';
 import { StopSignals, type StopSignal } from './signals.js';
 import { StepTensors, type MicroBatch } from './step_data.js';
 import { StepMeter } from './step_meter.js';
@@ -192,17 +192,18 @@ class Run {
   /** One step of the optimizer, over all micro-batches. */
   async #step(batches: readonly MicroBatch[]): Promise<StepOutcome> {
     const { engine, config, progress } = this.parts;
+    const update = progress.updates + 1;
     const settings = {
-      step: progress.updates + 1,
+      step: update,
       learningRate: this.#learningRate(progress.step),
-      averageDecay: config.optimizer.emaDecay ?? 0,
+      averageDecay: averageDecay(update, config.optimizer.emaDecay ?? 0),
     };
     const losses: Record<string, number> = {};
     let loss = 0;
     let norm = NaN;
     for (const [i, { shape, data }] of batches.entries()) {
-      const update = i === batches.length - 1;
-      const kind = { gradients: i === 0 ? 'new' : 'more', update, show: false } as const;
+      const gradients = i === 0 ? 'new' : 'more';
+      const kind = { gradients, update: i === batches.length - 1, show: false } as const;
       const result = await this.stop.abortable(
         `step ${progress.step + 1} was given up; ${this.#saved}`,
         (signal) => engine.run(shape, kind, data, { settings, signal }),

@@ -60,7 +60,7 @@ void column_sums(const ColumnSums* g, int64_t column_begin, int64_t column_end) 
 void adamw(const AdamW* g) {
   const Vector clip = splat(g->clip), kept = splat(g->kept), step = splat(g->step), root = splat(g->root_of_c2);
   const Vector beta1 = splat(g->beta1), rest1 = splat(g->rest1), beta2 = splat(g->beta2), rest2 = splat(g->rest2);
-  const Vector epsilon = splat(g->epsilon), decay = splat(g->decay), rest = splat(g->rest);
+  const Vector epsilon = splat(g->epsilon), follow = splat(g->follow);
   for (int64_t i = 0; i < g->count; i += kWidth) {
     const int64_t n = smaller(kWidth, g->count - i);
     const Vector gradient = multiply(load_any(g->gradients, kF32, i, n), clip);
@@ -69,8 +69,9 @@ void adamw(const AdamW* g) {
     const Vector below = add(divide(square_root(v), root), epsilon);
     const Vector value = subtract(multiply(load_any(g->values, kF32, i, n), kept), divide(multiply(m, step), below));
     if (g->average) {
-      const Vector average = multiply_add(load_any(g->average, kF32, i, n), decay, multiply(value, rest));
-      store_any(g->average_out, kF32, i, average, n);
+      // By the difference: what does not move has an average that does not move either.
+      const Vector average = load_any(g->average, kF32, i, n);
+      store_any(g->average_out, kF32, i, multiply_add(subtract(value, average), follow, average), n);
     }
     store_any(g->first_out, kF32, i, m, n);
     store_any(g->second_out, kF32, i, v, n);

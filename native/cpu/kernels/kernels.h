@@ -151,8 +151,9 @@ struct AdamW {
   const float *values, *gradients, *first, *second, *average;
   float *values_out, *first_out, *second_out, *average_out;
   int64_t count;
-  float clip, kept, step, root_of_c2, epsilon;    // kept: 1 − rate · decay; step: rate / c₁
-  float beta1, rest1, beta2, rest2, decay, rest;  // rest: 1 − the other, rounded once; decay is the average's
+  float clip, kept, step, root_of_c2, epsilon;  // kept: 1 − rate · decay; step: rate / c₁
+  float beta1, rest1, beta2, rest2;             // rest: 1 − the other, rounded once
+  float follow;                                 // 1 − the average's decay
 };
 
 // A line of pixels of the patches that it crosses, beside each other in `target` and `mask`, [patches][count], `stride`

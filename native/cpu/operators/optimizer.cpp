@@ -92,8 +92,7 @@ class AdamWKernel final : public Kernel {
     all.rest2 = static_cast<float>(1.0 - beta2_);
     all.epsilon = epsilon_;
     all.root_of_c2 = std::sqrt(settings[2]);
-    all.decay = settings[4];
-    all.rest = 1.0f - settings[4];
+    all.follow = 1.0f - settings[4];
     std::vector<Task> tasks;
     for (int64_t s = 0; s < segments_; ++s) cut(s, segments[s], segments[s + 1], tasks);
     device_.parallel_for(static_cast<int64_t>(tasks.size()), [&](int64_t i) {

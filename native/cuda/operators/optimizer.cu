@@ -172,7 +172,7 @@ __global__ void __launch_bounds__(kThreads) adamw_kernel(Step g) {
     return;
   }
   if (begin >= end) return;
-  const float most = g.settings[3], decay = g.settings[4];
+  const float most = g.settings[3], follow = 1.0f - g.settings[4];
   const float clip = most > 0.0f ? fminf(1.0f, most / (norm + 1e-6f)) : 1.0f, root_of_c2 = sqrtf(g.settings[2]);
   int32_t segment = g.segments.of(begin);
   int64_t segment_end = 0;
@@ -197,7 +197,7 @@ __global__ void __launch_bounds__(kThreads) adamw_kernel(Step g) {
       first[j] = first[j] * g.beta1 + gradient * g.rest1;
       second[j] = second[j] * g.beta2 + gradient * gradient * g.rest2;
       values[j] = values[j] * kept - first[j] * step / (sqrtf(second[j]) / root_of_c2 + g.epsilon);
-      average[j] = average[j] * decay + values[j] * (1.0f - decay);
+      average[j] += (values[j] - average[j]) * follow;
     }
     store_some(g.values_out, i, g.count, values);
     store_some(g.first_out, i, g.count, first);
