@@ -96,7 +96,7 @@ void WeightsObject::set(const Napi::CallbackInfo& info) {
   });
 }
 
-// setNormal(device, name, shape, seed, mean, standardDeviation, cancellation): Promise<void>
+// setNormal(device, name, shape, seed, mean, standardDeviation, cancellation, drawnAs = name): Promise<void>
 Napi::Value WeightsObject::set_normal(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
     Environment& environment = Environment::of(info.Env());
@@ -106,12 +106,14 @@ Napi::Value WeightsObject::set_normal(const Napi::CallbackInfo& info) {
     const size_t seed = size_from(info[3], "seed");
     const double mean = info[4].ToNumber(), deviation = info[5].ToNumber();
     const CancelFlag cancelled = unwrap<CancellationObject>(info[6], environment.cancellation, "a Cancellation").flag();
+    const std::string drawn_as = info[7].IsUndefined() ? name : string_from(info[7], "drawnAs");
     return environment.submit(
         info.Env(), device->queue(), cancelled,
-        [device, weights = engine(), name, shape, seed, mean, deviation] {
-          weights->set_normal(name, shape, seed, mean, deviation, [&](int64_t tasks, const std::function<void(int64_t)>& body) {
+        [device, weights = engine(), name, shape, seed, mean, deviation, drawn_as] {
+          const auto parallel_for = [&](int64_t tasks, const std::function<void(int64_t)>& body) {
             device->parallel_for(tasks, body);
-          });
+          };
+          weights->set_normal(name, shape, seed, mean, deviation, parallel_for, drawn_as);
         },
         [this](Napi::Env env) {
           report(env);

@@ -59,7 +59,7 @@ export interface NativeWeights {
     offset: number,
   ): void;
   set(name: string, shape: readonly number[], values: Float32Array): void;
-  /** A new tensor of normal numbers, made on the device's queue with all of its threads. Its values follow from seed, name and index alone. */
+  /** A new tensor of normal numbers, made on the device's queue with all of its threads. Its values follow from seed, name (or `drawnAs`) and index alone. */
   setNormal(
     device: NativeDevice,
     name: string,
@@ -68,6 +68,7 @@ export interface NativeWeights {
     mean: number,
     standardDeviation: number,
     cancellation: NativeCancellation,
+    drawnAs?: string,
   ): Promise<void>;
   names(): string[];
   type(name: string): { dtype: WeightDType; shape: number[] };

@@ -21,11 +21,10 @@ export {
   expressionNames,
   heldOutSeed,
   renderFace,
-  type HeadPose,
   type RenderedPhoto,
   type RenderOptions,
-  type ViewOptions,
 } from './data/rendered.js';
+export type { HeadPose, ViewOptions } from './data/view_options.js';
 export { RenderedDataset, type RenderedDatasetOptions } from './data/rendered_dataset.js';
 export {
   devices,

@@ -97,6 +97,20 @@ test('evaluate: a table for people, JSON for programs', async () => {
     assert.ok(table.includes(words), `${words} in ${table}`);
 });
 
+test('evaluate: rendered people in other views than training had', async () => {
+  const dataOf = async (...options: string[]): Promise<string> => {
+    const text = await succeed(...judge(...tiny, '--no-probe', '--json', ...options));
+    return (JSON.parse(text) as EvaluationReport).data;
+  };
+  const people = 'rendered 900000 to 900002, 4 views';
+  assert.is(await dataOf(), people);
+  assert.is(
+    await dataOf('--pose-spread', '.5', '--jitter', '--crop', '1.5'),
+    `${people}, crop 1.5, poseSpread 0.5, jitter true`,
+  );
+  assert.is(await dataOf('--no-jitter'), `${people}, jitter false`);
+});
+
 test('evaluate: data on disk has no pairs and no probe', async () => {
   await writePeople(at('people'), { anna: 4, ben: 4, carl: 1 }, 28);
   const text = await succeed(...judge('--data', at('people'), '--views', '4', '--json'));
@@ -111,6 +125,8 @@ test('evaluate: data on disk has no pairs and no probe', async () => {
   assert.match(table, 'without a mask');
   await fail(judge('--data', at('people'), '--views', '5'), { exit: 1, code: 'ERR_DATASET', words: ['0 people', 'at least 2'] }); // prettier-ignore
   await fail(judge('--data', at('people'), '--crop', '2'), { exit: 2, code: 'ERR_INVALID_ARGUMENT', words: ['--crop', 'without --data'] }); // prettier-ignore
+  await fail(judge('--data', at('people'), '--no-jitter'), { exit: 2, code: 'ERR_INVALID_ARGUMENT', words: ['jitter', 'without --data'] }); // prettier-ignore
+  await fail(judge('--data', at('people'), '--pose-spread', '1'), { exit: 2, code: 'ERR_INVALID_ARGUMENT', words: ['--pose-spread', 'without --data'] }); // prettier-ignore
   await fail(judge('--data', at('gone')), { exit: 1, code: 'ERR_FILE', words: ['gone'] });
 });
 
@@ -132,6 +148,7 @@ test('evaluate: bad numbers', async () => {
     assert.is(error.code, 'ERR_OUT_OF_MEMORY');
     for (const words of [who, 'available are']) assert.ok(error.message.includes(words), error.message);
   }
+  await fail(judge('--pose-spread', '3'), { ...usage, words: ['poseSpread is 3'] });
   await fail(judge('--crop', '7'), { ...usage, words: ['crop is 7'] });
 });
 

@@ -34,6 +34,35 @@ interface Labels {
 const labelsOf = (...folder: string[]): Labels[] =>
   readFileSync(at(...folder, 'labels.jsonl'), 'utf8').trim().split('\n').map((line) => JSON.parse(line) as Labels); // prettier-ignore
 
+test('views that are chosen instead of drawn', async () => {
+  const options = [
+    '--identities',
+    '1',
+    '--views',
+    '1',
+    '--pose-spread',
+    '0.5',
+    '--no-jitter',
+    '--crop',
+    '1.2',
+  ];
+  await succeed(...render(at('chosen'), ...options));
+  const expected = await renderFace({
+    identity: 0,
+    view: 0,
+    size: 48,
+    poseSpread: 0.5,
+    jitter: false,
+    crop: 1.2,
+  });
+  const image = await sharp(at('chosen', '0', '000.png'))
+    .raw()
+    .toBuffer();
+  assert.equal(new Uint8Array(image), expected.pixels);
+  // Other views do not go into the same folder.
+  await fail(render(at('chosen'), '--identities', '1', '--views', '1'), { exit: 2, code: 'ERR_INVALID_ARGUMENT', words: ['other options', 'poseSpread'] }); // prettier-ignore
+});
+
 test('photos, masks and labels', async () => {
   const options = ['--identities', '3', '--views', '2', '--first-seed', '900000', '--first-view', '5'];
   const result = JSON.parse(await succeed(...render(at('set'), ...options, '--json'))) as { photos: number };

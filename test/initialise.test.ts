@@ -3,8 +3,9 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { native, type NativeWeights } from '../src/bindings.js';
 import { presets } from '../src/models/presets.js';
-import { initialise } from '../src/models/initialise.js';
+import { initialise, initialiseMtd } from '../src/models/initialise.js';
 import { newSession } from '../src/models/model.js';
+import { mtdWeights } from '../src/models/masked_transformer_decoder.js';
 import { OmniIdEncoder, omniIdWeights } from '../src/models/omni_id_encoder.js';
 import { errorOf } from './support/errors.js';
 
@@ -76,6 +77,73 @@ test('an aborted model is left between tensors, with the reason of its signal', 
   }
   assert.ok(session.weights.names().length < expected.size);
   session.dispose();
+});
+
+/** Mean and standard deviation of a new weight. */
+function moments(weights: NativeWeights, name: string): [mean: number, deviation: number] {
+  const count = weights.type(name).shape.reduce((product, n) => product * n, 1);
+  const bytes = weights.read(name, 'f32', 0, count);
+  const values = new Float32Array(bytes.buffer, bytes.byteOffset, count);
+  const mean = values.reduce((sum, value) => sum + value, 0) / count;
+  return [mean, Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / count)];
+}
+
+test('new weights have the deviations of their kind, and no two of a pair are alike', async () => {
+  const encoder = newSession({ threads: 2 });
+  const decoder = newSession({ threads: 2 });
+  const { signal } = new AbortController();
+  const config = presets.nano;
+  const { hiddenSize, numHiddenLayers } = config.vision;
+  await initialise(encoder, config, omniIdWeights(config), 1, signal);
+  const sizes = { imageSize: 112, patchSize: 14, width: 384, heads: 6, mlpRatio: 4, crossBlocks: 2, selfBlocks: 2, layerNormEps: 1e-5 }; // prettier-ignore
+  await initialiseMtd(
+    decoder,
+    sizes,
+    mtdWeights({
+      ...sizes,
+      tokenWidth: config.width,
+      maskRatio: 0.95,
+      imageMean: [0, 0, 0],
+      imageStd: [1, 1, 1],
+    }),
+    1,
+    signal,
+  );
+  const deep = 1 / Math.sqrt(2 * numHiddenLayers);
+  const expected: [store: NativeWeights, name: string, deviation: number][] = [
+    [encoder.weights, 'queries', 1],
+    [encoder.weights, 'vision_model.embeddings.position_embedding.weight', 1],
+    [encoder.weights, 'vision_model.embeddings.patch_embedding.weight', 0.02],
+    [encoder.weights, 'vision_model.encoder.layers.0.self_attn.q_proj.weight', deep / Math.sqrt(hiddenSize)],
+    [encoder.weights, 'vision_model.encoder.layers.0.mlp.fc1.weight', 1 / Math.sqrt(2 * hiddenSize)],
+    [encoder.weights, 'cross_blocks.0.attn.to_k.weight', 1 / Math.sqrt(hiddenSize)],
+    [encoder.weights, 'cross_blocks.0.attn.to_out.weight', 1 / Math.sqrt(8 * config.width)],
+    [decoder.weights, 'head.weight', 0.02],
+    [decoder.weights, 'cross_blocks.0.attn.to_k.weight', 1 / Math.sqrt(384)],
+    [decoder.weights, 'pos_embed', Math.SQRT1_2],
+  ];
+  for (const [store, name, deviation] of expected) {
+    const [mean, found] = moments(store, name);
+    // Positions are sines and cosines, whose mean is not 0.
+    if (name !== 'pos_embed') assert.ok(Math.abs(mean) < 0.03 * deviation, `${name}: mean ${mean}`);
+    const close = name === 'pos_embed' ? 0.35 : 0.03;
+    assert.ok(Math.abs(found / deviation - 1) < close, `${name}: ${found}, expected ${deviation}`);
+  }
+  const seen = new Map<string, string>();
+  for (const [kind, store] of [
+    ['encoder', encoder.weights],
+    ['decoder', decoder.weights],
+  ] as const) {
+    for (const name of store.names()) {
+      const { shape } = store.type(name);
+      if (shape.length < 2 || name === 'pos_embed') continue;
+      const first = Buffer.from(store.read(name, 'f32', 0, 16)).toString('hex');
+      assert.is(seen.get(first), undefined, `${kind} ${name} begins as ${seen.get(first)}`);
+      seen.set(first, `${kind} ${name}`);
+    }
+  }
+  encoder.dispose();
+  decoder.dispose();
 });
 
 test('create() hears its signal', async () => {

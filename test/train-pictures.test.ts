@@ -121,15 +121,22 @@ test('pictures whose data does not fit their size', async () => {
 });
 
 test('masked targets show their visible patches', () => {
-  const data = Uint8Array.from({ length: 3 * 6 * 4 }, (_, i) => i);
-  const masked = maskedPicture({ data, width: 6, height: 4 }, [0, 5], 2);
-  for (let y = 0; y < 4; y++)
-    for (let x = 0; x < 6; x++)
-      for (let c = 0; c < 3; c++) {
-        const i = 3 * (6 * y + x) + c;
-        const visible = (x < 2 && y < 2) || (x >= 4 && y >= 2);
-        assert.is(masked.data[i], visible ? i : 128);
-      }
+  // Three patches across; of 7 pixels they are 2, 3 and 2 wide.
+  for (const [side, second, third] of [
+    [6, 2, 4],
+    [7, 2, 5],
+  ] as const) {
+    const data = Uint8Array.from({ length: 3 * side * side }, (_, i) => i);
+    const masked = maskedPicture({ data, width: side, height: side }, [0, 5, 7], 3);
+    for (let y = 0; y < side; y++)
+      for (let x = 0; x < side; x++)
+        for (let c = 0; c < 3; c++) {
+          const i = 3 * (side * y + x) + c;
+          const [row, column] = [y, x].map((at) => (at < second ? 0 : at < third ? 1 : 2));
+          const visible = ['0 0', '1 2', '2 1'].includes(`${row} ${column}`);
+          assert.is(masked.data[i], visible ? data[i] : 128);
+        }
+  }
 });
 
 test('a grid has its pictures where they belong', async () => {

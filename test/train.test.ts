@@ -277,6 +277,8 @@ test('each step is AdamW by its schedule, its rates and its groups, and the aver
     'optimizer.learningRate=0.02',
     'optimizer.backboneLearningRate=0.005',
     'optimizer.minLearningRateRatio=0.1',
+    // Less in the first two steps.
+    'optimizer.emaDecay=0.28',
   ];
   const config = tinyConfig(settings);
   const { folder } = await run(settings);

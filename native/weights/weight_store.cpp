@@ -61,12 +61,12 @@ constexpr int64_t kNormalsPerTask = 1 << 16;
 }  // namespace
 
 void WeightStore::set_normal(const std::string& name, const Shape& shape, uint64_t seed, double mean, double standard_deviation,
-                             const ParallelFor& parallel_for) {
+                             const ParallelFor& parallel_for, const std::string& drawn_as) {
   const TensorType type{DType::f32, shape};
   auto memory = allocate_aligned(type.bytes());
   float* values = reinterpret_cast<float*>(memory.get());
   const int64_t n = type.elements();
-  const uint64_t stream = stream_of(name);
+  const uint64_t stream = stream_of(drawn_as.empty() ? name : drawn_as);
   const std::array<uint32_t, 2> key{static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)};
   parallel_for((n + kNormalsPerTask - 1) / kNormalsPerTask, [&](int64_t task) {
     const int64_t begin = task * kNormalsPerTask, end = std::min(n, begin + kNormalsPerTask);

@@ -39,9 +39,10 @@ class WeightStore {
   // Copies `values`, in f32.
   void set(const std::string& name, const Shape& shape, const float* values);
   // Fills a new f32 tensor with normal (mean, standard deviation) or constant numbers: Philox keyed by the seed, counting
-  // elements, in a stream of the name's own, so that a tensor's values depend on nothing but seed, name and index.
+  // elements, in a stream of the name's own, or of `drawn_as`, so that a tensor's values depend on nothing but seed, name
+  // and index.
   void set_normal(const std::string& name, const Shape& shape, uint64_t seed, double mean, double standard_deviation,
-                  const ParallelFor& parallel_for);
+                  const ParallelFor& parallel_for, const std::string& drawn_as = {});
 
   // Throws ERR_WEIGHTS when there is none of that name.
   WeightTensor at(const std::string& name) const;

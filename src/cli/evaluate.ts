@@ -45,6 +45,7 @@ const ofRendered = [
   'firstSeed',
   'crop',
   'poseSpread',
+  'jitter',
   'probePeople',
   'probeTest',
   'probePhotos',
@@ -102,8 +103,6 @@ async function report(
 /** `omni-id evaluate`: what a trained pair has learned, on people that it has not seen. */
 export async function evaluateCommand(options: EvaluateCommand): Promise<number> {
   const useless = ofRendered.find((name) => options.data !== undefined && options[name] !== undefined);
-  if (options.data !== undefined && !options.jitter)
-    throw new ArgumentError('--no-jitter is of rendered people: expected it without --data');
   if (useless !== undefined) {
     const flag = useless.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
     throw new ArgumentError(`--${flag} is of rendered people: expected it without --data`);

@@ -1,5 +1,5 @@
 import { InvalidArgumentError, Option, type Command } from 'commander';
-import type { ViewOptions } from '../data/rendered.js';
+import type { ViewOptions } from '../data/view_options.js';
 import { isMaskRatio } from '../options.js';
 
 /** An option's value that counts something. */
@@ -13,7 +13,7 @@ export const jsonOption = (): Option => new Option('--json', 'print the result, 
 
 /** An option's value that is not negative. */
 export function number(text: string): number {
-  if (!/^\d+(\.\d+)?$/.test(text)) throw new InvalidArgumentError('expected a number');
+  if (!/^(\d+(\.\d*)?|\.\d+)$/.test(text)) throw new InvalidArgumentError('expected a number');
   return Number(text);
 }
 
@@ -36,7 +36,7 @@ export function addComputeOptions(command: Command): Command {
 export interface ViewCommand {
   readonly crop?: number;
   readonly poseSpread?: number;
-  readonly jitter: boolean;
+  readonly jitter?: boolean;
 }
 
 /** @param byDefault what the options are when they are not given, where it is not the renderer's own choice */
@@ -49,9 +49,10 @@ export function addViewOptions(command: Command, byDefault?: string): Command {
       `of the angles that heads are turned by, 0 to 2 ${otherwise('1, which is 28° of yaw')}`,
       number,
     )
-    .option('--no-jitter', 'do not move and scale the crops of rendered images');
+    .option('--jitter', `move and scale the crops of rendered images a little ${otherwise('yes')}`)
+    .option('--no-jitter', 'do not');
 }
 
 export function viewOptions({ crop, poseSpread, jitter }: ViewCommand): ViewOptions {
-  return { crop, poseSpread, jitter: jitter ? undefined : false };
+  return { crop, poseSpread, jitter };
 }

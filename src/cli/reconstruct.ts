@@ -63,7 +63,7 @@ export async function reconstruct(options: ReconstructCommand): Promise<number> 
   const rows = [];
   for (let i = 0; i < inputs.length; i += 5)
     rows.push({ label: i === 0 ? 'inputs' : '', pictures: shown.slice(0, -1).slice(i, i + 5) });
-  rows.push({ label: 'masked target', pictures: [maskedPicture(whole, visible, patchSize)] });
+  rows.push({ label: 'masked target', pictures: [maskedPicture(whole, visible, size / patchSize)] });
   rows.push({ label: 'reconstruction', pictures: [rebuilt] });
   rows.push({ label: 'target', pictures: [whole] });
   const { png, width, height } = await drawGrid([{ rows }]);

@@ -5,6 +5,7 @@ import { typed } from '../graph/session.js';
 import { defined, describe } from '../options.js';
 import type { TrainingPhoto } from './dataset.js';
 import { faceRenderer } from './face_renderer.js';
+import { viewFields, type HeadPose, type ViewOptions } from './view_options.js';
 
 /**
  * People and views rendered from a face model, with exact ground truth: training data that needs no download.
@@ -19,29 +20,6 @@ import { faceRenderer } from './face_renderer.js';
  * Source: the data set's convention; {@link RenderedDataset} makes no difference between them.
  */
 export const heldOutSeed = 900_000;
-
-/** Degrees. Yaw turns the face to the image's right, pitch raises it, roll tilts it clockwise. */
-export interface HeadPose {
-  readonly yaw: number;
-  readonly pitch: number;
-  readonly roll: number;
-}
-
-/** What of a view can be chosen instead of drawn. */
-export interface ViewOptions {
-  /** Side of the image over that of a tight crop around the face (18.5 cm at the face): 0.25 to 4. Default: 1. */
-  readonly crop?: number | undefined;
-  /** Default: drawn; normal with 28°, 12° and 6°, clipped at 65°, 28° and 15°. Each from −180 to 180. */
-  readonly pose?: HeadPose | undefined;
-  /** Factor of the drawn angles, 0 (every face is turned to the camera) to 2. Default: 1. */
-  readonly poseSpread?: number | undefined;
-  /** Default: `'random'`. */
-  readonly expression?: 'random' | 'neutral' | undefined;
-  /** Whether the crop is moved and scaled a little. Default: true. */
-  readonly jitter?: boolean | undefined;
-  /** Default: drawn, 14 % wear them. */
-  readonly glasses?: boolean | undefined;
-}
 
 export interface RenderOptions extends ViewOptions {
   /** Seed of the person: a whole number from 0 to 2^53 − 1. */
@@ -91,32 +69,6 @@ const whole = (least: number, most: number, why?: string): z.ZodType<number> =>
           `is ${describe(input)}, expected a whole number from ${least} to ${most === Number.MAX_SAFE_INTEGER ? '2^53 − 1' : most}${why === undefined ? '' : ` (${why})`}`,
       },
     );
-const within = (least: number, most: number): z.ZodType<number> =>
-  z.any().refine((value) => typeof value === 'number' && value >= least && value <= most, {
-    error: ({ input }) => `is ${describe(input)}, expected a number from ${least} to ${most}`,
-  });
-const flag = z.any().refine((value) => typeof value === 'boolean', {
-  error: ({ input }) => `is ${describe(input)}, expected true or false`,
-}) as z.ZodType<boolean>;
-const angle = within(-180, 180);
-
-const viewFields = {
-  crop: within(0.25, 4).optional(),
-  pose: z
-    .strictObject(
-      { yaw: angle, pitch: angle, roll: angle },
-      { error: ({ input }) => `is ${describe(input)}, expected { yaw, pitch, roll }` },
-    )
-    .optional(),
-  poseSpread: within(0, 2).optional(),
-  expression: (
-    z.any().refine((value) => value === 'random' || value === 'neutral', {
-      error: ({ input }) => `is ${describe(input)}, expected "random" or "neutral"`,
-    }) as z.ZodType<'random' | 'neutral'>
-  ).optional(),
-  jitter: flag.optional(),
-  glasses: flag.optional(),
-};
 const seed = whole(0, Number.MAX_SAFE_INTEGER);
 const size = whole(1, mostRenderedPixels);
 const renderSchema = z.strictObject({
@@ -152,7 +104,7 @@ export function checked<T>(what: string, schema: z.ZodType<T>, options: unknown)
   throw new ArgumentError(`${what}: ${problems.join('; ')}`);
 }
 
-export const renderedFields = { viewFields, seed, size, whole };
+export const renderedFields = { seed, size, whole };
 
 /**
  * Renders one photo of one person, on threads of the engine's own.

@@ -9,8 +9,8 @@ import {
   renderedFields,
   renderFace,
   type RenderedPhoto,
-  type ViewOptions,
 } from './rendered.js';
+import { viewFields, type ViewOptions } from './view_options.js';
 
 export interface RenderedDatasetOptions extends ViewOptions {
   /** How many people there are: at least 1. */
@@ -24,7 +24,7 @@ export interface RenderedDatasetOptions extends ViewOptions {
 }
 
 const schema = z.strictObject({
-  ...renderedFields.viewFields,
+  ...viewFields,
   identities: renderedFields.whole(1, mostPeople, 'people are listed in memory'),
   views: renderedFields.whole(1, mostViews, 'the views of a person are listed in memory'),
   firstSeed: renderedFields.seed.optional(),

@@ -1,5 +1,5 @@
 import { normalised } from '../data/normalise.js';
-import type { ViewOptions } from '../data/rendered.js';
+import type { ViewOptions } from '../data/view_options.js';
 import { RenderedDataset } from '../data/rendered_dataset.js';
 import type { ComputeOptions } from '../models/model.js';
 import type { OmniIdEncoder } from '../models/omni_id_encoder.js';

@@ -1,4 +1,5 @@
-import { renderFace, type ViewOptions } from '../data/rendered.js';
+import { renderFace } from '../data/rendered.js';
+import type { ViewOptions } from '../data/view_options.js';
 import type { OmniIdEncoder } from '../models/omni_id_encoder.js';
 import type { HeldOutPerson } from './held_out.js';
 import { peoplesTokens, type PeoplesTokens } from './peoples_tokens.js';

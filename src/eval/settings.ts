@@ -1,5 +1,6 @@
 import type { IdentityDataset } from '../data/dataset.js';
-import { heldOutSeed, type ViewOptions } from '../data/rendered.js';
+import { heldOutSeed } from '../data/rendered.js';
+import type { ViewOptions } from '../data/view_options.js';
 import { ArgumentError } from '../errors.js';
 import type { HeldOutRecord } from '../io/held_out_record.js';
 import type { ComputeOptions } from '../models/model.js';

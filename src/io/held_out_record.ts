@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { z } from 'zod';
-import { renderedFields } from '../data/rendered.js';
+import { viewFields } from '../data/view_options.js';
 import { writeFileAtomically } from './atomic_file.js';
 import { readJson } from './config.js';
 import { exists } from './files.js';
@@ -19,7 +19,7 @@ const schema = z.discriminatedUnion('kind', [
     /** Seeds that were trained on. */
     trained: z.strictObject({ firstSeed: z.number().int().min(0), identities: z.number().int().min(1) }),
     /** What of their views was chosen instead of drawn, in training as in its tests. */
-    view: z.strictObject(renderedFields.viewFields).default({}),
+    view: z.strictObject(viewFields).default({}),
   }),
   z.strictObject({
     kind: z.literal('stored'),

@@ -58,7 +58,8 @@ export async function initialiseMtd(
     session.weights.set('pos_embed', [patches, width], sinCosPositions(patches, width));
   }
   const depth = config.crossBlocks + config.selfBlocks;
-  await setNormal(session, expected, seed, signal, (name, shape) => mtdDeviation(name, shape, depth));
+  // The encoder has blocks of the same names: weights of a name of one's own, so that the two do not begin alike.
+  await setNormal(session, expected, seed, signal, (name, shape) => mtdDeviation(name, shape, depth), 'mtd.');
 }
 
 /**
@@ -79,6 +80,7 @@ export async function initialise(
  * Gives every weight that is not there yet its initial values: norms 1 and 0, biases 0, all others normal. The values follow from seed, name and
  * index alone (Philox), on every machine. The event loop stays free, and other models of the device take turns with the tensors.
  * @param deviation the standard deviation of a weight that is not constant
+ * @param prefix of the names that values follow from
  * @throws the signal's reason when it is aborted: between tensors
  */
 async function setNormal(
@@ -87,6 +89,7 @@ async function setNormal(
   seed: number,
   signal: AbortSignal,
   deviation: (name: string, shape: readonly number[]) => number,
+  prefix = '',
 ): Promise<void> {
   const { device, weights } = session;
   const there = new Set(weights.names());
@@ -96,7 +99,7 @@ async function setNormal(
     const mean = !random && /norm[^.]*\.weight$|norm_out\.weight$/.test(name) ? 1 : 0;
     const spread = random ? deviation(name, shape) : 0;
     await session.cancellable(signal, (cancellation) =>
-      weights.setNormal(device, name, shape, seed, mean, spread, cancellation),
+      weights.setNormal(device, name, shape, seed, mean, spread, cancellation, `${prefix}${name}`),
     );
   }
 }

@@ -1,5 +1,6 @@
 import { z } from 'zod';
-import { mostPeople, mostRenderedPixels, mostViews, renderedFields } from '../data/rendered.js';
+import { mostPeople, mostRenderedPixels, mostViews } from '../data/rendered.js';
+import { viewFields } from '../data/view_options.js';
 import { expectedDevice, isDeviceName, type DeviceName } from '../graph/devices.js';
 import { layers, size } from '../io/schema.js';
 import { presets, type PresetName } from '../models/presets.js';
@@ -119,7 +120,7 @@ const heldOut = {
 const dataCommon = {
   /** Batches that are made ready ahead of the engine, at most. */
   prefetch: z.number().int().min(1).max(1024).default(3),
-  /** Threads that decode or render. Default: what the processors leave. */
+  /** Photos of a step that are read at once. Default: 3. */
   workers: z.number().int().min(1).max(1024).optional(),
 };
 const stored = strict({
@@ -147,7 +148,7 @@ const data = z.discriminatedUnion(
         .max(mostRenderedPixels, { error: `at most ${mostRenderedPixels} pixels are rendered` })
         .optional(),
       /** What of the views is chosen instead of drawn: `crop`, `poseSpread`, `jitter` and so on, as `RenderedDataset` takes them. Of held-out people too. */
-      view: strict(renderedFields.viewFields).prefault({}),
+      view: strict(viewFields).prefault({}),
       /** Folder that rendered pictures are kept in, which runs may share. Default: `data` in the run's folder. */
       cache: path.optional(),
       heldOut: strict(heldOut).prefault({}),
@@ -170,6 +171,8 @@ const sampling = strict({
     .prefault(3),
   /** R, the photos that are rebuilt. */
   targets: count.max(4096).default(8),
+  /** Whether a photo that ℓ is made from may be rebuilt too, as in the paper. */
+  targetsMayIncludeInputs: z.boolean().default(true),
   /** Probability that an image is mirrored, with its mask. */
   flip: share.default(0.5),
 });

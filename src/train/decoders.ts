@@ -177,7 +177,7 @@ export class MaskedDecoder implements Decoder {
       normalisation: processor,
     };
     return [
-      { label: 'visible', picture: maskedPicture(photo, visible, (patchSize * photo.width) / imageSize) },
+      { label: 'visible', picture: maskedPicture(photo, visible, imageSize / patchSize) },
       { label: 'rebuilt', picture: rebuilt },
     ];
   }

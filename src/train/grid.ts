@@ -47,17 +47,20 @@ export function rgb({ data, width, height, normalisation }: Picture): Uint8Array
   return rgbBytes(data, mean, std);
 }
 
-/** What a masked target's decoder sees: the visible patches, numbered row by row, on grey. */
-export function maskedPicture(picture: Picture, visible: Iterable<number>, patchSize: number): Picture {
+/**
+ * What a masked target's decoder sees: the visible patches, numbered row by row, on grey.
+ * @param across patches in a row and in a column; the picture's size need not be a multiple of it
+ */
+export function maskedPicture(picture: Picture, visible: Iterable<number>, across: number): Picture {
   const { width, height } = picture;
   const source = rgb(picture);
   const data = new Uint8Array(source.length).fill(128);
-  const across = Math.floor(width / patchSize);
+  const edge = (patch: number, side: number): number => Math.round((patch * side) / across);
   for (const patch of visible) {
-    const [top, left] = [Math.floor(patch / across) * patchSize, (patch % across) * patchSize];
-    for (let y = top; y < top + patchSize; y++) {
-      const first = 3 * (y * width + left);
-      data.set(source.subarray(first, first + 3 * patchSize), first);
+    const [row, column] = [Math.floor(patch / across), patch % across];
+    for (let y = edge(row, height); y < edge(row + 1, height); y++) {
+      const [first, end] = [column, column + 1].map((at) => 3 * (y * width + edge(at, width)));
+      data.set(source.subarray(first, end), first);
     }
   }
   return { data, width, height };

@@ -9,7 +9,7 @@ import {
   type HeldOutRecord,
 } from '../io/held_out_record.js';
 import { Checkpoints, type DamagedCheckpoint } from './checkpoints.js';
-import { checkResumable, type TrainingConfig } from './config.js';
+import { checkResumable, difference, type TrainingConfig } from './config.js';
 import { TrainingConsole } from './console.js';
 import { DataReport } from './data_report.js';
 import type { TrainingEngine } from './engine.js';
@@ -84,7 +84,7 @@ export async function openRun(config: TrainingConfig, options: OpenRunOptions): 
  */
 async function checkSamePeople(runFolder: string, record: HeldOutRecord): Promise<void> {
   const before = await readHeldOutRecord(runFolder);
-  if (!before || JSON.stringify(before) === JSON.stringify(record)) return;
+  if (!before || difference(before, record).length === 0) return;
   throw new DatasetError(
     `the data set is not the one that ${runFolder} was trained on so far: other people would be held out than ${join(runFolder, heldOutName)} names`,
   );

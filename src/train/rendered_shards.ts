@@ -4,7 +4,7 @@ import { hostname } from 'node:os';
 import { join } from 'node:path';
 import type { IdentityDataset } from '../data/dataset.js';
 import { openDataset } from '../data/open_dataset.js';
-import type { ViewOptions } from '../data/rendered.js';
+import type { ViewOptions } from '../data/view_options.js';
 import { RenderedDataset } from '../data/rendered_dataset.js';
 import { writeShards, type PackedPhoto } from '../data/shard_writer.js';
 import { FileError, messageOf } from '../errors.js';

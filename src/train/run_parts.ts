@@ -38,7 +38,7 @@ function visibleOf({ step, sample }: Batch, sampling: FewToManyOptions, draw: nu
 
 /** What is drawn for a step, with the patches of one of the decoders. */
 export function samplingOf(config: TrainingConfig, decoder = 0): FewToManyOptions {
-  const { identities, inputs, targets, flip } = config.sampling;
+  const { identities, inputs, targets, flip, targetsMayIncludeInputs } = config.sampling;
   const { imageSize = 1, patchSize = 1, maskRatio = 0.5 } = config.decoders[decoder] ?? {};
   const patches = Math.floor(imageSize / patchSize) ** 2;
   return {
@@ -47,6 +47,7 @@ export function samplingOf(config: TrainingConfig, decoder = 0): FewToManyOption
     inputs,
     targets,
     flipProbability: flip,
+    targetsMayIncludeInputs,
     maskRatio,
     patches,
   };

@@ -95,6 +95,8 @@ interface StepOutcome {
 
 class Run {
   readonly #meter = new StepMeter();
+  /** Step of the last checkpoint that this process has written. */
+  #savedHere: number | undefined;
 
   constructor(
     private readonly parts: RunParts,
@@ -138,7 +140,7 @@ class Run {
       for (const side of sides) side.dispose();
     }
     const finished = progress.step >= steps;
-    await this.#save();
+    if (this.#savedHere !== progress.step) await this.#save();
     if (finished) await this.#draw();
     await exportModel(join(runFolder, 'model'), config, engine, this.parts.weights, data.record);
     await this.#drawCurve();
@@ -316,7 +318,7 @@ class Run {
     const { checkpoints, config, engine, weights, progress } = this.parts;
     try {
       await saveRun(checkpoints, config, engine, weights, progress);
-      progress.savedStep = progress.step;
+      progress.savedStep = this.#savedHere = progress.step;
     } catch (error) {
       if (!(error instanceof FileError)) throw error;
       throw new FileError(`no checkpoint of step ${progress.step}: ${error.message}; ${this.#saved}`, { cause: error }); // prettier-ignore
