@@ -157,9 +157,10 @@ test('evaluate: people that may have been trained on, and Ctrl-C', async () => {
   assertEnded(warned, 0);
   assert.match(warned.stderr, 'may have been trained on');
   assert.not('probe' in (JSON.parse(warned.stdout) as object));
-  const stopped = await omniId(judge('--identities', '5000', '--json'), {
+  const stopped = await omniId(judge('--identities', '5000', '--first-seed', '5', '--json'), {
     onStart: (child) => {
-      setTimeout(() => child.kill('SIGINT'), 1500);
+      // The warning comes when the work begins, however long that takes.
+      child.stderr?.once('data', () => child.kill('SIGINT'));
     },
   });
   assertEnded(stopped, 130);
