@@ -59,7 +59,7 @@ class CudaDevice final : public Device {
   cuda::Staging staging_;
   ThreadPool pool_;  // of the host
   std::shared_ptr<MemoryAccount> accounting_;
-  std::shared_ptr<Buffer> arena_, complaints_;
+  std::shared_ptr<Buffer> complaints_;
   std::unique_ptr<std::byte, void (*)(std::byte*)> said_;  // page-locked: what complaints_ held after the last run
   std::vector<std::string> complaint_texts_;
 };

@@ -64,7 +64,13 @@ class Device {
   virtual void preprocess(const RgbImage& image, const ClipPreprocess& settings, Buffer& to, size_t first_element) = 0;
 
   // The memory that all plans of the device place their intermediate values in: runs do not overlap. Grows to the largest plan.
-  virtual std::byte* arena(size_t bytes) = 0;
+  virtual std::byte* arena(size_t bytes) {
+    if (!arena_ || arena_->bytes() < bytes) {
+      arena_.reset();  // the old one first: both are not needed at once
+      arena_ = allocate(bytes);
+    }
+    return arena_->data();
+  }
 
   // The concatenation of `names` along the first dimension in the form that `role` asks for, in `type.dtype` for matrices and
   // in f32 otherwise. Made once per store. Throws ERR_WEIGHTS when it has not the shape `type` says.
@@ -94,6 +100,7 @@ class Device {
   Queue& side_queue() { return side_queue_; }
 
  private:
+  std::shared_ptr<Buffer> arena_;
   Queue queue_, side_queue_;
 };
 
