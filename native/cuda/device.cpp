@@ -73,6 +73,7 @@ CudaDevice::CudaDevice(int index)
       memory_stream_(std::make_shared<cuda::Stream>(index)),
       stream_(index),
       side_stream_(index),
+      piece_ends_{cuda::Event(index), cuda::Event(index)},
       staging_(index),
       pool_(available_parallelism()),
       accounting_(std::make_shared<MemoryAccount>()),
@@ -167,6 +168,16 @@ int CudaDevice::complaint(const std::string& text) {
     found = complaint_texts_.insert(found, text);
   }
   return 1 << (found - complaint_texts_.begin());
+}
+
+// Some milliseconds of a large GPU, some tens of a small one: to wait for a piece and to give the next takes a hundredth of it,
+// and most runs have no more than one. Less under emulation, so that the tests' small plans have several.
+double CudaDevice::piece_of_work() const { return cuda::emulated() ? 1e7 : 1e12; }
+
+void CudaDevice::end_piece() {
+  last_piece_ ^= 1;
+  piece_ends_[last_piece_].record(stream_);
+  piece_ends_[last_piece_ ^ 1].synchronize();
 }
 
 std::unique_ptr<RecordedWork> CudaDevice::record(const std::function<void()>& body) {

@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <string>
 
@@ -80,6 +81,11 @@ class Device {
   // Runs body(i) for all i in [0, tasks) on the device's host threads.
   virtual void parallel_for(int64_t tasks, const std::function<void(int64_t)>& body) = 0;
 
+  // How much of a plan the device is given at a time, in flops (plan.cpp says what a byte counts): between such pieces a run
+  // hears that it is cancelled. All of it where operators are done when they return.
+  virtual double piece_of_work() const { return std::numeric_limits<double>::infinity(); }
+  // After a piece, before the next: waits until the one before it is done.
+  virtual void end_piece() {}
   // Whether `record` is worth its while.
   virtual bool records() const { return false; }
   // What `body` gives to the device, recorded without being done; null where the device cannot.
