@@ -15,6 +15,7 @@ export interface BenchOptions {
   readonly suite: readonly string[];
   readonly only: readonly string[];
   readonly peer: readonly string[];
+  readonly device: readonly string[];
   readonly json?: string;
   readonly markdown?: string;
   readonly quick?: boolean;
@@ -44,6 +45,12 @@ function newProgram(finish: (code: number) => void): Command {
     .option(
       '--peer <name>',
       'peer to measure beside ours; may be repeated (default: all that are found; "none")',
+      collect,
+      [],
+    )
+    .option(
+      '--device <name>',
+      'CUDA device to measure ours on, besides the CPU; may be repeated (default: the first one, where there is one; "none")',
       collect,
       [],
     )

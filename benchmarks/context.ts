@@ -1,6 +1,7 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { CudaPlace } from './cuda.js';
 import type { Size } from './fixtures.js';
 import type { Peer } from './peers/peers.js';
 import { rowOf, type Measured, type Ratio, type Results, type Row } from './results.js';
@@ -12,6 +13,8 @@ export interface Settings {
   readonly rounds: number;
   readonly preset: Size | undefined;
   readonly only: readonly string[];
+  /** Where ours is measured besides the CPU. */
+  readonly cuda: readonly CudaPlace[];
 }
 
 /** What a suite works with: the settings, the peers that were found, and the results that it adds to. */

@@ -3,6 +3,7 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { messageOf } from '../src/errors.js';
 import { native } from '../src/bindings.js';
+import type { DeviceName } from '../src/graph/devices.js';
 import { relativeError, worstCosine } from '../test/support/assert_close.js';
 import type { Context } from './context.js';
 import { ContestantProcess, type Program } from './contestants/process.js';
@@ -22,6 +23,8 @@ export interface Entry {
   /** How the contestant is called in the results, where its own name would not tell. */
   readonly label?: string;
   readonly threads?: number;
+  /** Where ours computes; the CPU where nothing is said. */
+  readonly device?: DeviceName;
   /** False for one that only gives the outputs that others are compared with, and has no row. */
   readonly turns?: boolean;
   /** The works that it takes turns with; all by default. */
@@ -66,6 +69,12 @@ export function referenceEntry(context: Context): Entry {
     label: `omni-id on ${isa}`,
     turns: false,
   };
+}
+
+/** Ours: on the CPU, and on every CUDA device that is measured beside it. */
+export function ourEntries(context: Context, entry: Pick<Entry, 'dtype' | 'turnsOf'>): Entry[] {
+  const ours = { contestant: 'omni-id', ...entry };
+  return [ours, ...context.settings.cuda.map(({ device, label }) => ({ ...ours, device, label }))];
 }
 
 interface Runner {
@@ -136,12 +145,12 @@ export async function race(context: Context, race: Race): Promise<Outcome[]> {
     mkdirSync(outputs);
     const runner: Runner = { entry, outputs, process: undefined, ready: undefined, failure: undefined, peakBytes: undefined, samples: new Map() }; // prettier-ignore
     runners.push(runner);
-    const { contestant, dtype, threads = context.settings.threads } = entry;
+    const { contestant, dtype, threads = context.settings.threads, device = 'cpu' } = entry;
     const works = supported(entry, race);
     const { path, shape } = inputs;
     const task: Task = {
-      contestant, dtype, threads, works, folder, outputs, part: race.part, inputs: path, inputShape: shape,
-      peakSeconds: contestant === 'omni-id' ? (race.peakSeconds ?? 0) : 0,
+      contestant, dtype, threads, device, works, folder, outputs, part: race.part, inputs: path, inputShape: shape,
+      peakSeconds: contestant === 'omni-id' && !isEmulated(context, device) ? (race.peakSeconds ?? 0) : 0,
     }; // prettier-ignore
     context.log(`  ${labelOf(entry)} ${dtype}: loading`);
     await attempt(runner, async () => {
@@ -196,6 +205,11 @@ function takesTurns({ entry, failure, ready }: Runner, work: Work): boolean {
   return failure === undefined && isTimed(entry, work) && ready?.works[work.name] !== undefined;
 }
 
+/** An emulated device has no peak. */
+export function isEmulated(context: Context, device: DeviceName): boolean {
+  return context.settings.cuda.some((place) => place.device === device && place.emulated);
+}
+
 export function labelOf({ contestant, label }: Entry): string {
   return label ?? contestant;
 }
@@ -214,9 +228,13 @@ function outputsOf(runner: Runner, work: string): Float32Array {
   return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
 }
 
-/** Those whose outputs of a work are worth comparing with: f32 where there are any. */
+const isOurs = ({ entry }: Runner): boolean => entry.contestant === 'omni-id' && entry.device === undefined;
+
+/** Those whose outputs of a work are worth comparing with: f32 where there are any. Nobody is compared with ours on a GPU. */
 function others(runners: readonly Runner[], runner: Runner, work: string): Runner[] {
-  const have = runners.filter((one) => one !== runner && one.ready?.works[work] !== undefined);
+  const have = runners.filter(
+    (one) => one !== runner && one.entry.device === undefined && one.ready?.works[work] !== undefined,
+  );
   const exact = have.filter(({ entry }) => entry.dtype === 'f32');
   return exact.length > 0 ? exact : have;
 }
@@ -226,7 +244,6 @@ function others(runners: readonly Runner[], runner: Runner, work: string): Runne
  * where that takes part, else with the first.
  */
 function compared(race: Race, runners: readonly Runner[], runner: Runner, work: Work): Row['error'] {
-  const isOurs = ({ entry }: Runner): boolean => entry.contestant === 'omni-id';
   const same = others(runners, runner, work.name);
   if (same.length > 0) {
     if (isOurs(runner) && runner.entry.dtype === 'f32')

@@ -55,6 +55,7 @@ export function report(results: Results): string {
       `${results.threads} threads, Node ${results.node}, ${results.date}`,
     `Peaks when the run began: f32 ${short(peak.f32, 1e-9)} GFLOP/s, bf16 ${peak.bf16 > 0 ? `${short(peak.bf16, 1e-9)} GFLOP/s` : 'no instructions'}, ` +
       `memory read ${short(peak.memoryRead, 1e-9)} GB/s`,
+    ...(results.cuda === undefined ? [] : [`CUDA: ${results.cuda}`]),
     `Peers: ${peers.map(({ name, found, detail }) => (found ? `${name} ${detail}` : `${name} absent (${detail})`)).join('; ')}`,
   ];
   for (const suite of new Set(rows.map((row) => row.suite)))

@@ -79,6 +79,8 @@ export const resultsSchema = z.object({
   memoryBytes: z.number(),
   instructionSet: z.string(),
   threads: z.number(),
+  /** CUDA devices that ours was measured on besides the CPU, or why on none. */
+  cuda: z.string().optional(),
   quick: z.boolean(),
   options: z.record(z.string(), z.unknown()),
   /** flop/s and bytes/s, measured when the run began. 0: the processor has no such instructions. */
@@ -155,6 +157,7 @@ function commit(): string {
 export async function newResults(options: {
   quick: boolean;
   threads: number | undefined;
+  cuda: string;
   given: Record<string, unknown>;
 }): Promise<Results> {
   const binding = native();
@@ -175,6 +178,7 @@ export async function newResults(options: {
     memoryBytes: totalmem(),
     instructionSet,
     threads,
+    cuda: options.cuda,
     quick: options.quick,
     options: options.given,
     peak: {

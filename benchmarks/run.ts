@@ -5,6 +5,7 @@ import { messageOf } from '../src/errors.js';
 import { checkWritable } from '../src/io/files.js';
 import type { BenchOptions } from './command.js';
 import { Context, type Suite } from './context.js';
+import { findCuda } from './cuda.js';
 import { findPeers, peerNames } from './peers/peers.js';
 import { ratioLines, report } from './report.js';
 import { newResults } from './results.js';
@@ -67,12 +68,17 @@ export async function runSuites(options: BenchOptions, log: (message: string) =>
   const { threads = native().availableParallelism(), rounds = Infinity, preset } = options;
   // What was measured, not where on somebody's disk it went.
   const { json, markdown, ...given } = options;
+  const cuda = findCuda(options.device);
   await checkFile(json);
   await checkFile(markdown);
-  const results = await newResults({ quick, threads, given });
+  const results = await newResults({ quick, threads, cuda: cuda.detail, given });
   const peers = findPeers(options.peer);
   results.peers.push(...peers.map(({ name, found, detail }) => ({ name, found, detail })));
-  const context = new Context({ quick, threads, rounds, preset, only: options.only }, results, peers, log);
+  const settings = { quick, threads, rounds, preset, only: options.only, cuda: cuda.places };
+  const context = new Context(settings, results, peers, log);
+  // What does not name its device is measured on the CPU, in our processes as in those that we start.
+  const preferred = process.env['OMNI_ID_DEVICE'];
+  process.env['OMNI_ID_DEVICE'] = 'cpu';
   const end = (signal: NodeJS.Signals): void => {
     context.dispose();
     process.exit(128 + osConstants.signals[signal]);
@@ -86,6 +92,8 @@ export async function runSuites(options: BenchOptions, log: (message: string) =>
     }
   } finally {
     for (const signal of endings) process.off(signal, end);
+    if (preferred === undefined) delete process.env['OMNI_ID_DEVICE'];
+    else process.env['OMNI_ID_DEVICE'] = preferred;
     context.dispose();
   }
   const text = report(results);

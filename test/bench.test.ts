@@ -1,11 +1,12 @@
 // The benchmark suite in its quick form: that everything runs and is compared, not how fast it is. Passes with and without peers installed.
-import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { resultsSchema, type Results } from '../benchmarks/results.js';
 import { native } from '../src/bindings.js';
+import { devices } from '../src/graph/devices.js';
 import { runProgram, type Ended } from './support/process.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'omni-id-bench-test-'));
@@ -54,6 +55,12 @@ test('a quick run of everything is right', async () => {
     assert.ok(Number(line?.[1]) > 0, `ratio ${name}`);
   }
   assert.match(readFileSync(markdown, 'utf8'), '## encoder');
+  // On a GPU where there is one, else the reason why not.
+  const { cuda, emulated, unavailable } = devices();
+  const onCuda = results.rows.filter(({ contestant }) => contestant.startsWith('omni-id on cuda'));
+  assert.is(onCuda.length > 0, cuda.length > 0 && !emulated);
+  if (onCuda.length === 0) assert.is(results.cuda, `not measured: ${unavailable[0]?.reason}`);
+  assert.match(stdout, `CUDA: ${results.cuda}`);
   // Time that counts was compared before: every row of ours that computes the model says with what.
   for (const row of results.rows.filter(
     ({ suite, contestant, name }) =>
@@ -70,11 +77,47 @@ test('unknown names are refused with a list of what there is', async () => {
     [['--preset', 'nothing'], 'nano'],
     [['--threads', 'many'], 'whole number'],
     [['--json', '/nowhere/at/all.json'], '/nowhere/at/all.json'],
+    [['--device', 'cpu'], 'expected cuda'],
+    [['--device', 'none', '--device', 'cuda'], 'no other --device'],
+    [['--device', 'cuda:99'], devices().unavailable[0]?.reason ?? 'no such device'],
   ] as const) {
     const { code, stderr } = await bench(options);
     assert.is(code, 2, stderr);
     assert.match(stderr, known);
   }
+});
+
+/** The addon whose CUDA device is the emulation (npm run build:native). */
+const emulatedAddon = join(import.meta.dirname, '../build/native/Release/omni_id_emulated.node');
+function underEmulation(name: string, body: () => Promise<void>): void {
+  if (existsSync(emulatedAddon)) test(name, body);
+  else test.skip(name, body);
+}
+
+underEmulation('a CUDA device is measured beside the CPU, from the same weights and inputs', async () => {
+  const path = join(folder, 'cuda.json');
+  const env = { OMNI_ID_ADDON: emulatedAddon };
+  const options = ['--quick', '--suite', 'block', '--peer', 'none', '--json', path];
+  const { code, stderr } = await bench([...options, '--device', 'cuda'], env);
+  assert.is(code, 0, stderr);
+  const { rows, cuda } = read(path);
+  assert.match(cuda ?? '', 'cuda is an emulation');
+  for (const who of ['omni-id', 'omni-id on cuda, emulated']) {
+    for (const type of ['f32', 'bf16']) {
+      const mine = rows.filter(({ contestant, dtype }) => contestant === who && dtype === type);
+      assert.is(mine.length, 2, `${who} ${type}`);
+      for (const { error, warm, peaks } of mine) {
+        assert.ok(error && !error.against.includes('cuda'), 'compared with others than CUDA');
+        assert.ok(warm.length > 0);
+        // An emulation has no peak to be measured against.
+        assert.is(peaks === undefined, who !== 'omni-id');
+      }
+    }
+  }
+  // It never measures an emulation that nobody asked for.
+  assert.is((await bench(options, env)).code, 0);
+  assert.is(read(path).cuda, 'not measured: an emulation only');
+  assert.ok(read(path).rows.every(({ contestant }) => !contestant.includes('cuda')));
 });
 
 test('a profile names operators and shares', async () => {

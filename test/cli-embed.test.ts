@@ -20,6 +20,7 @@ import {
   weights,
   type EmbedResult,
 } from './support/cli.js';
+import { absentDevices } from './support/devices.js';
 import { runProgram, type ProgramOptions } from './support/process.js';
 
 test.before(prepare);
@@ -55,6 +56,8 @@ test('embed --json', async () => {
     ...options,
     '--weights',
     'nano',
+    '--device',
+    'cpu',
     '--threads',
     '1',
     '--dtype',
@@ -73,7 +76,7 @@ test('embed --json', async () => {
   assert.ok(result.photosPerSecond > 0);
   assert.is(result.out, out);
   assert.equal([result.info.device, result.info.dtype, result.info.threads], ['cpu', 'f32', 1]);
-  await using encoder = await OmniIdEncoder.load(weights, { dtype: 'f32' });
+  await using encoder = await OmniIdEncoder.load(weights, { device: 'cpu', dtype: 'f32' });
   const expected = await encoder.embed([photosOf('rendered-2'), photosOf('rendered-1').slice(0, 1)]);
   assertClose((await readTokens(out)).data, expected.data, 0, 'f32');
 });
@@ -222,14 +225,16 @@ test('a folder with more photos than the stack has room for', async () => {
 test('devices and threads that there are not', async () => {
   const options = ['embed', people, '--weights', weights];
   const usage = { exit: 2, code: 'ERR_INVALID_ARGUMENT' };
-  await fail([...options, '--device', 'cuda'], {
-    exit: 1,
-    code: 'ERR_DEVICE_UNAVAILABLE',
-    words: ['"cuda"', '"cpu"'],
-  });
+  for (const device of absentDevices())
+    await fail([...options, '--device', device], {
+      exit: 1,
+      code: 'ERR_DEVICE_UNAVAILABLE',
+      words: [JSON.stringify(device), '"cpu"'],
+    });
   await fail([...options, '--device', 'abacus'], { ...usage, words: ['"abacus"', '"cpu"'] });
-  await fail([...options, '--threads', '0'], { ...usage, words: ['threads is 0', '1 to 1024'] });
-  await fail([...options, '--threads', '1.5'], { ...usage, words: ['--threads', 'whole number'] });
+  const onCpu = [...options, '--device', 'cpu'];
+  await fail([...onCpu, '--threads', '0'], { ...usage, words: ['threads is 0', '1 to 1024'] });
+  await fail([...onCpu, '--threads', '1.5'], { ...usage, words: ['--threads', 'whole number'] });
 });
 
 /** Thousands of photos: more than half a minute of work on two processors. */

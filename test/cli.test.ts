@@ -3,6 +3,7 @@ import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, write
 import { join } from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
+import { devices } from '../src/graph/devices.js';
 import { OmniIdEncoder } from '../src/index.js';
 import { packedCachePath } from '../src/io/packed_cache.js';
 import { readSafetensorsHeader } from '../src/io/safetensors.js';
@@ -202,13 +203,19 @@ test('info', async () => {
   assert.is(facts['version'], version);
   assert.is(facts['node'], process.versions.node);
   assert.is(facts['platform'], `${process.platform}-${process.arch}`);
-  assert.equal(facts['devices'], ['cpu']);
+  // The CPU alone, with the reason why, or CUDA devices besides.
+  const { available, unavailable, cuda } = devices();
+  assert.equal(facts['devices'], available);
+  assert.equal([...available].sort(), ['cpu', ...cuda.map(({ device }) => device)]);
+  assert.is(unavailable.length > 0, cuda.length === 0);
   const sets = facts['instructionSets'] as string[];
   assert.ok(sets.includes('portable') && sets.includes(String(facts['instructionSet'])));
   assert.ok(Number(facts['threads']) >= 1);
   const text = await succeed('info');
   assert.match(text, `omni-id ${version}`);
   for (const set of sets) assert.match(text, set);
+  for (const { device, reason } of unavailable) assert.match(text, `${device} is not available: ${reason}`);
+  for (const { device, name } of cuda) assert.match(text, `${device}: ${name}`);
 });
 
 test.after(cleanUp);

@@ -6,8 +6,8 @@
  *   npm test -- --only golden    the stages and test files whose name contains the word
  */
 import { spawn } from 'node:child_process';
-import { existsSync, readdirSync } from 'node:fs';
-import { join } from 'node:path';
+import { existsSync, readdirSync, realpathSync } from 'node:fs';
+import { delimiter, dirname, join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { native } from '../src/bindings.js';
 import { devices } from '../src/graph/devices.js';
@@ -27,6 +27,8 @@ interface Program {
   readonly timeoutMs?: number;
   /** A program that reports no counts passes when it exits with 0. */
   readonly plain?: boolean;
+  /** Why it cannot run here: one line says so, and it counts for nothing. */
+  readonly notRun?: string;
 }
 
 /** Reads `N passed, N failed` or uvu's totals, which count what is skipped beside them. */
@@ -46,8 +48,14 @@ function run({
   verbose,
   timeoutMs = 300_000,
   plain,
+  notRun,
 }: Program): Promise<void> {
   return new Promise((resolve) => {
+    if (notRun !== undefined) {
+      console.log(`       ${name} (not run: ${notRun})`);
+      resolve();
+      return;
+    }
     const started = performance.now();
     const child = spawn(program, rest, {
       cwd: root,
@@ -112,18 +120,54 @@ const slow: Record<string, number> = {
   bench: 600_000,
 };
 
+/** The first of these programs that is in PATH. */
+function inPath(program: string): string | undefined {
+  const folders = (process.env['PATH'] ?? '').split(delimiter).filter((folder) => folder !== '');
+  return folders.map((folder) => join(folder, program)).find((path) => existsSync(path));
+}
+
+/** NVIDIA's compute-sanitizer: in PATH, or beside nvcc. */
+function findSanitizer(): string | undefined {
+  const name = 'compute-sanitizer';
+  const nvcc = inPath('nvcc');
+  const beside = nvcc === undefined ? '' : join(dirname(realpathSync(nvcc)), name);
+  return inPath(name) ?? (existsSync(beside) ? beside : undefined);
+}
+
+/** The operators' test on a real device under compute-sanitizer, whose tools find in the hardware what the emulation finds without. */
+function* underSanitizer(device: string | undefined): Generator<Program> {
+  const sanitizer = findSanitizer();
+  if (device === undefined || sanitizer === undefined) {
+    const notRun = device === undefined ? 'no GPU' : 'no compute-sanitizer in PATH or beside nvcc';
+    yield { name: 'cuda compute-sanitizer', command: ['compute-sanitizer'], notRun };
+    return;
+  }
+  const program = join(root, 'build/native/cuda_operators_on_device');
+  for (const tool of ['memcheck', 'racecheck', 'synccheck']) {
+    yield {
+      name: `cuda on ${device}: cuda_operators_on_device under compute-sanitizer --tool ${tool}`,
+      command: [sanitizer, '--tool', tool, '--error-exitcode', '1', program],
+      timeoutMs: 1_800_000,
+    };
+  }
+}
+
 /** Their names begin with "cuda", and say when it is an emulation: `--only cuda` is `npm run test:cuda`. */
 function* cudaPrograms(): Generator<Program> {
   const emulated = join(root, 'build/native/Release/omni_id_emulated.node');
-  const real = devices().cuda[0];
+  const found = devices();
+  const real = found.emulated ? undefined : found.cuda[0];
   const places: { name: string; env: Record<string, string> }[] = [];
   if (existsSync(emulated))
     places.push({ name: 'under emulation', env: { OMNI_ID_ADDON: emulated, OMNI_ID_DEVICE: 'cuda' } });
   if (real) places.push({ name: `on ${real.name}`, env: { OMNI_ID_DEVICE: 'cuda' } });
-  if (real) {
-    for (const program of ['cuda_operators_on_device', 'cuda_device_on_device'])
-      yield { name: `cuda on ${real.name}: ${program}`, command: [join(root, 'build/native', program)] };
+  for (const program of ['cuda_operators_on_device', 'cuda_device_on_device']) {
+    const command: [string] = [join(root, 'build/native', program)];
+    if (real) yield { name: `cuda on ${real.name}: ${program}`, command };
+    else
+      yield { name: `cuda on a GPU: ${program}`, command, notRun: found.unavailable[0]?.reason ?? 'no GPU' };
   }
+  yield* underSanitizer(real?.name);
   for (const { name, env } of places) {
     for (const file of onCuda) {
       const command: [string, ...string[]] = ['node', '--import', 'tsx', `test/${file}.test.ts`];

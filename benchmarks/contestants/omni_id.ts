@@ -5,9 +5,11 @@ import { inputsOf } from './serve.js';
 import type { Task, Work } from './protocol.js';
 import { loadBlock } from './omni_id_block.js';
 
+type PeakTask = Pick<Task, 'device' | 'threads' | 'dtype' | 'peakSeconds'>;
+
 /** The device's peak for a type; a processor without bfloat16 instructions computes in f32. */
-export async function measurePeak(task: Pick<Task, 'threads' | 'dtype' | 'peakSeconds'>): Promise<number> {
-  const device = new (native().Device)('cpu', task.threads);
+export async function measurePeak({ device: name, ...task }: PeakTask): Promise<number> {
+  const device = new (native().Device)(name, task.threads);
   const own = await device.measurePeak(task.dtype, task.peakSeconds);
   return own > 0 ? own : device.measurePeak('f32', task.peakSeconds);
 }
@@ -15,8 +17,10 @@ export async function measurePeak(task: Pick<Task, 'threads' | 'dtype' | 'peakSe
 async function loadEncoder(task: Task): Promise<Loaded> {
   const encoder = await OmniIdEncoder.load(task.folder, {
     dtype: task.dtype,
+    device: task.device,
     threads: task.threads,
-    packedCache: 'write',
+    // The cache holds the forms that the CPU reads.
+    ...(task.device === 'cpu' ? { packedCache: 'write' } : {}),
   });
   const inputs = new Map<string, Float32Array[]>();
   const photosOf = (work: Work): Float32Array[] => {

@@ -13,7 +13,7 @@ export async function loadBlock(task: Task, peak: () => Promise<number>): Promis
   const path = join(task.folder, 'config.json');
   const { vision } = parseOmniIdConfig(await readJson(path), path);
   const [tokens = 0, width = 0] = task.inputShape;
-  const session = newSession({ threads: task.threads });
+  const session = newSession({ device: task.device, threads: task.threads });
   const graphOf = (photos: number): Graph => {
     const graph = new Graph();
     const layer = new Scope(graph, task.dtype).at('vision_model').at('encoder').at('layers').at(0);

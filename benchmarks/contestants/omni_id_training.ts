@@ -20,7 +20,7 @@ export async function loadTraining(task: TrainingTask): Promise<Loaded> {
       mask: new Float32Array(bytes('mask')),
       visible: new Int32Array(bytes('visible')),
     },
-    { folder: task.folder, dtype: task.dtype, threads: task.threads },
+    { folder: task.folder, dtype: task.dtype, device: task.device, threads: task.threads },
   );
   return {
     compute: async (work) => {

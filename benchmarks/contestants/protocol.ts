@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import type { DeviceName } from '../../src/graph/devices.js';
 
 /**
  * How the suite talks to a contestant, which lives in a process of its own: JSON lines. A contestant loads its model, computes every work once, writes the outputs,
@@ -26,6 +27,8 @@ export interface Task {
   readonly part: Part;
   readonly dtype: 'f32' | 'bf16';
   readonly threads: number;
+  /** Where ours computes; peers compute on the CPU. */
+  readonly device: DeviceName;
   /** Weights: config.json and model.safetensors, f32. */
   readonly folder: string;
   /** Photos (or, for a block, hidden states) of all works: f32, one after another. */

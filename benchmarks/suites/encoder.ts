@@ -1,7 +1,7 @@
 import { native } from '../../src/bindings.js';
 import type { Context, Suite } from '../context.js';
 import type { Entry, Outcome, Race } from '../race.js';
-import { photosOf, race, referenceEntry } from '../race.js';
+import { ourEntries, photosOf, race, referenceEntry } from '../race.js';
 import { peakShares } from '../results.js';
 import { median } from '../statistics.js';
 import { jpegRatio } from './encoder_jpeg.js';
@@ -49,7 +49,8 @@ function find(
   work: string,
 ): Outcome | undefined {
   return outcomes.find(
-    ({ entry, work: { name } }) => entry.contestant === contestant && entry.dtype === dtype && name === work,
+    ({ entry, work: { name } }) =>
+      entry.contestant === contestant && entry.device === undefined && entry.dtype === dtype && name === work,
   );
 }
 
@@ -83,7 +84,7 @@ async function f32(context: Context): Promise<void> {
   const peer = context.wants('encoder.f32.vs_onnxruntime') ? context.peer('onnxruntime-node') : undefined;
   const entries: Entry[] = [
     peer ? { contestant: peer.name, dtype: 'f32' } : referenceEntry(context),
-    { contestant: 'omni-id', dtype: 'f32' },
+    ...ourEntries(context, { dtype: 'f32' }),
   ];
   const outcomes = await race(
     context,
@@ -113,7 +114,7 @@ async function bf16(context: Context): Promise<void> {
   const entries: Entry[] = [
     referenceEntry(context),
     ...(peer ? [{ contestant: peer.name, dtype: 'bf16' } as const] : []),
-    { contestant: 'omni-id', dtype: 'bf16' },
+    ...ourEntries(context, { dtype: 'bf16' }),
   ];
   const outcomes = await race(context, encoderRace(context, { works, entries, rounds: context.rounds(5) }));
   const ours = find(outcomes, 'omni-id', 'bf16', batch4.name);
@@ -153,7 +154,7 @@ async function raggedRace(context: Context): Promise<void> {
       works,
       entries: [
         referenceEntry(context),
-        { contestant: 'omni-id', dtype: 'bf16', turnsOf: [uniformWork.name, raggedWork.name] },
+        ...ourEntries(context, { dtype: 'bf16', turnsOf: [uniformWork.name, raggedWork.name] }),
       ],
       rounds: context.rounds(3),
       // The first identity of each is an identity that others compute by itself.
@@ -178,7 +179,7 @@ async function nano(context: Context): Promise<void> {
   };
   const entries: Entry[] = [
     referenceEntry(context),
-    { contestant: 'omni-id', dtype: 'bf16', turnsOf: [work.name] },
+    ...ourEntries(context, { dtype: 'bf16', turnsOf: [work.name] }),
   ];
   const outcomes = await race(
     context,

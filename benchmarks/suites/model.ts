@@ -1,6 +1,6 @@
 import type { Context, Suite } from '../context.js';
 import type { Part, Work } from '../contestants/protocol.js';
-import { race, referenceEntry, type Entry } from '../race.js';
+import { ourEntries, race, referenceEntry, type Entry } from '../race.js';
 
 /** Everybody who computes this part, in every type: peers first, so that ours is compared with theirs. */
 export function everybody(context: Context, part: Part): Entry[] {
@@ -12,8 +12,8 @@ export function everybody(context: Context, part: Part): Entry[] {
   return [
     ...alone,
     ...entries,
-    { contestant: 'omni-id', dtype: 'f32' },
-    { contestant: 'omni-id', dtype: 'bf16' },
+    ...ourEntries(context, { dtype: 'f32' }),
+    ...ourEntries(context, { dtype: 'bf16' }),
   ];
 }
 

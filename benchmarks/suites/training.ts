@@ -36,7 +36,7 @@ function pairOf(rows: readonly Row[]): Pair | undefined {
   const good = rows.filter(({ status, median: middle }) => status === 'ok' && middle !== null);
   const ours = good.find(({ contestant }) => contestant === 'omni-id');
   const [theirs] = good
-    .filter(({ contestant }) => contestant !== 'omni-id')
+    .filter(({ contestant }) => contestant.startsWith('pytorch'))
     .sort((a, b) => (a.median ?? 0) - (b.median ?? 0));
   return ours && theirs && { ours, theirs };
 }

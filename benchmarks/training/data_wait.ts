@@ -65,6 +65,7 @@ export async function trainFromShards(
       optimizer: { ...optimizer, warmupSteps: 0, schedule: 'constant' },
       steps,
       dtype,
+      device: 'cpu',
       threads: context.settings.threads,
       log: { every: window, imagesEvery: null, evaluateEvery: null, tensorboard: false },
       checkpoints: { every: steps, keepLast: 1, best: false },

@@ -7,7 +7,7 @@ import type { Size } from '../fixtures.js';
  */
 export interface TrainingTask extends Pick<
   Task,
-  'dtype' | 'threads' | 'works' | 'outputs' | 'folder' | 'peakSeconds'
+  'device' | 'dtype' | 'threads' | 'works' | 'outputs' | 'folder' | 'peakSeconds'
 > {
   readonly contestant: string;
   readonly size: Size;

@@ -3,11 +3,13 @@ import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { messageOf } from '../../src/errors.js';
 import { native } from '../../src/bindings.js';
+import type { DeviceName } from '../../src/graph/devices.js';
 import { relativeError } from '../../test/support/assert_close.js';
 import type { Context } from '../context.js';
 import { ContestantProcess, type Program } from '../contestants/process.js';
 import type { Ready, Sample } from '../contestants/protocol.js';
 import { programArguments } from '../paths.js';
+import { isEmulated } from '../race.js';
 import { peersFolder } from '../peers/modules.js';
 import type { Row } from '../results.js';
 import { batchOf, caseJson, decays, optimizer, parametersFolder, writeBatch, type TrainingCase } from './cases.js'; // prettier-ignore
@@ -19,6 +21,8 @@ interface Entry {
   readonly label: string;
   readonly compile?: boolean;
   readonly env?: Readonly<Record<string, string>>;
+  /** Where ours computes; the CPU where nothing is said. */
+  readonly device?: DeviceName;
   /** False for one that only gives the losses that others are compared with. */
   readonly turns?: boolean;
 }
@@ -32,16 +36,20 @@ const bounds = { f32: 1e-4, bf16: 2e-2 } as const;
  */
 function entriesOf(context: Context, oneAtATime: boolean): Entry[] {
   const ours: Entry = { contestant: 'omni-id', label: 'omni-id' };
+  const everywhere = [
+    ours,
+    ...context.settings.cuda.map(({ device, label }) => ({ ...ours, device, label })),
+  ];
   if (context.peer('pytorch')) {
     const eager: Entry = { contestant: 'pytorch', label: 'pytorch' };
     const compiled: Entry = { contestant: 'pytorch', label: 'pytorch compiled', compile: true };
-    return [eager, ...(context.settings.quick || oneAtATime ? [] : [compiled]), ours];
+    return [eager, ...(context.settings.quick || oneAtATime ? [] : [compiled]), ...everywhere];
   }
   // Those with AVX-512 share their kernels for f32.
   const isas = native().instructionSets().slice(1);
   const isa = isas.find((name) => !name.startsWith('avx512')) ?? 'portable';
   const other: Entry = { ...ours, label: `omni-id on ${isa}`, env: { OMNI_ID_ISA: isa }, turns: false };
-  return [other, ours];
+  return [other, ...everywhere];
 }
 
 function programOf(context: Context, entry: Entry, task: TrainingTask): Program {
@@ -120,6 +128,7 @@ async function newRunner(context: Context, race: TrainingRace, entry: Entry): Pr
   const { one, dtype } = race;
   const { folder, parameters } = await parametersFolder(one, context.log);
   const { threads, quick } = context.settings;
+  const { device = 'cpu' } = entry;
   const batch = join(context.folder, `training-${one.size}`);
   if (!existsSync(batch)) writeBatch(batch, batchOf(one));
   const outputs = join(context.folder, `training-${one.size}-${dtype}-${entry.label.replaceAll(' ', '-')}`);
@@ -127,6 +136,7 @@ async function newRunner(context: Context, race: TrainingRace, entry: Entry): Pr
   const task: TrainingTask = {
     contestant: entry.contestant,
     dtype,
+    device,
     threads,
     works: [
       { name: firstSteps, identities: [], repeat: 1 },
@@ -134,7 +144,7 @@ async function newRunner(context: Context, race: TrainingRace, entry: Entry): Pr
     ],
     outputs,
     folder,
-    peakSeconds: entry.contestant === 'omni-id' ? (quick ? 0.02 : 0.1) : 0,
+    peakSeconds: entry.contestant !== 'omni-id' || isEmulated(context, device) ? 0 : quick ? 0.02 : 0.1,
     size: one.size,
     batch,
     case: caseJson(one),
@@ -179,9 +189,11 @@ export async function trainingRace(context: Context, race: TrainingRace): Promis
     .map((runner) => addRow(context, race, runners, runner));
 }
 
-/** The losses of the first steps beside somebody else's: everybody's beside ours, ours beside the first who has any. */
+/** The losses of the first steps beside somebody else's: everybody's beside ours on the CPU, those beside the first who has any. */
 function compared(runners: readonly Runner[], runner: Runner): Row['error'] {
-  const others = runners.filter((one) => one !== runner && one.ready !== undefined);
+  const others = runners.filter(
+    (one) => one !== runner && one.ready !== undefined && one.entry.device === undefined,
+  );
   const other = others.find(({ entry }) => entry.label === 'omni-id') ?? others[0];
   if (!other || !runner.ready) return undefined;
   const [mine, theirs] = [runner.losses, other.losses];

@@ -1,6 +1,6 @@
 import { openSync, closeSync, readSync } from 'node:fs';
 import { native } from '../../src/bindings.js';
-import { openDevice } from '../../src/graph/devices.js';
+import { openDevice, type DeviceOptions } from '../../src/graph/devices.js';
 import { Session, type Place } from '../../src/graph/session.js';
 import { openCheckpoint } from '../../src/io/checkpoint.js';
 import { tokensPerImage } from '../../src/models/clip_vision.js';
@@ -60,9 +60,9 @@ function stepData(session: Session, one: TrainingCase, batch: Batch): StepData {
 export async function startTraining(
   one: TrainingCase,
   batch: Batch,
-  options: { folder: string; dtype: 'f32' | 'bf16'; threads: number | undefined },
+  options: { folder: string; dtype: 'f32' | 'bf16' } & DeviceOptions,
 ): Promise<TrainingRun> {
-  const session = new Session(openDevice({ threads: options.threads }), new (native().Weights)());
+  const session = new Session(openDevice(options), new (native().Weights)());
   const { betas, epsilon, clipGradNorm, learningRate, weightDecay } = optimizer;
   const engine = new TrainingEngine(session, stepModel(one, options.dtype), {
     betas,

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/float_formats.h"
 #include "cpu/isa.h"
+#include "weights/weight_parts.h"
 
 namespace omni_id {
 
@@ -48,14 +49,6 @@ void CpuDevice::write(Buffer& buffer, size_t offset, const void* from, size_t by
 
 void CpuDevice::read(Buffer& buffer, size_t offset, void* to, size_t bytes) { copy_bytes(to, buffer.data() + offset, bytes); }
 
-std::byte* CpuDevice::arena(size_t bytes) {
-  if (!arena_ || arena_->bytes() < bytes) {
-    arena_.reset();  // the old one first: both are not needed at once
-    arena_ = allocate(bytes);
-  }
-  return arena_->data();
-}
-
 void CpuDevice::reserve_scratch(size_t bytes) {
   const size_t workers = static_cast<size_t>(pool_.size());
   if (scratch_.size() == workers && scratch_bytes_ >= bytes) return;
@@ -83,39 +76,12 @@ std::unique_ptr<Kernel> CpuDevice::bind(const OperatorRow& row, const Arguments&
 
 namespace {
 
-// One of several weights that are read as one, and the first row of it in the whole.
-struct Part {
-  WeightTensor tensor;
-  int64_t first_row = 0, rows = 0;
-};
-
-std::vector<Part> parts_of(const WeightStore& weights, const std::vector<std::string>& names, const TensorType& type) {
-  std::vector<Part> parts;
-  int64_t rows = 0;
-  for (const std::string& name : names) {
-    const WeightTensor tensor = weights.at(name);
-    Shape shape = tensor.type.shape, expected = type.shape;
-    if (!shape.empty() && !expected.empty()) shape[0] = expected[0] = 0;
-    if (shape != expected) {
-      throw EngineError(kWeights,
-                        "weight " + name + " is " + to_string(tensor.type) + ", which does not fit " + to_string(type));
-    }
-    parts.push_back({tensor, rows, tensor.type.shape.empty() ? 1 : tensor.type.shape[0]});
-    rows += parts.back().rows;
-  }
-  if (rows != (type.shape.empty() ? 1 : type.shape[0])) {
-    throw EngineError(kWeights, "weight " + names[0] + " and those it is read with have " + std::to_string(rows) +
-                                    " rows, expected " + to_string(type));
-  }
-  return parts;
-}
-
 // Panel `panel` of the concatenation, see kPanelColumns.
-void pack_panel(const std::vector<Part>& parts, int64_t rows, int64_t columns, bool bf16, int64_t panel, std::byte* to) {
+void pack_panel(const std::vector<WeightPart>& parts, int64_t rows, int64_t columns, bool bf16, int64_t panel, std::byte* to) {
   std::vector<float> row(static_cast<size_t>(columns));
   const int64_t first = panel * cpu::kPanelColumns, last = std::min(rows, first + cpu::kPanelColumns);
   for (int64_t j = first; j < last; ++j) {
-    const Part& part = *std::find_if(parts.rbegin(), parts.rend(), [&](const Part& p) { return p.first_row <= j; });
+    const WeightPart& part = *std::find_if(parts.rbegin(), parts.rend(), [&](const WeightPart& p) { return p.first_row <= j; });
     read_as_f32(part.tensor, (j - part.first_row) * columns, columns, row.data());
     if (bf16) {
       uint16_t* column = reinterpret_cast<uint16_t*>(to) + (j - first) * 2;
@@ -145,21 +111,17 @@ PackedWeight CpuDevice::prepare(WeightStore& weights, const std::vector<std::str
   // The published tensors are asked for only when there is no packed form: with a packed cache they are never registered.
   const size_t bytes = matrix ? static_cast<size_t>(panels) * panel_bytes : static_cast<size_t>(rows * columns) * sizeof(float);
   return weights.packed(key, bytes, [&](std::byte* memory) {
-    const std::vector<Part> parts = parts_of(weights, names, type);
+    const std::vector<WeightPart> parts = parts_of(weights, names, type);
     if (matrix) {
       pool_.parallel_for(panels, [&](int64_t panel, int) {
         pack_panel(parts, rows, columns, bf16, panel, memory + static_cast<size_t>(panel) * panel_bytes);
       });
     } else {
-      for (const Part& part : parts) {
+      for (const WeightPart& part : parts) {
         read_as_f32(part.tensor, 0, part.rows * columns, reinterpret_cast<float*>(memory) + part.first_row * columns);
       }
     }
-    for (const Part& part : parts) {
-      if (!part.tensor.file) continue;
-      const size_t offset = static_cast<size_t>(part.tensor.data - part.tensor.file->data());
-      part.tensor.file->release(offset, part.tensor.type.bytes());
-    }
+    release(parts);
   });
 }
 

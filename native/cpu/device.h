@@ -23,7 +23,6 @@ class CpuDevice final : public Device {
   void write(Buffer& buffer, size_t offset, const void* from, size_t bytes) override;
   void read(Buffer& buffer, size_t offset, void* to, size_t bytes) override;
   void preprocess(const RgbImage& image, const ClipPreprocess& settings, Buffer& to, size_t first_element) override;
-  std::byte* arena(size_t bytes) override;
   PackedWeight prepare(WeightStore& weights, const std::vector<std::string>& names, const TensorType& type,
                        InputRole role) override;
   std::unique_ptr<Kernel> bind(const OperatorRow& row, const Arguments& arguments) override;
@@ -41,7 +40,6 @@ class CpuDevice final : public Device {
   const cpu::KernelTable& kernels_;
   ThreadPool pool_;
   std::shared_ptr<MemoryAccount> accounting_;
-  std::shared_ptr<Buffer> arena_;
   std::vector<std::shared_ptr<std::byte>> scratch_;
   size_t scratch_bytes_ = 0;
 };

@@ -9,6 +9,7 @@
 #include "cpu/isa.h"
 #include "cuda/operators/operators.h"
 #include "cuda/peak.h"
+#include "weights/weight_parts.h"
 
 namespace omni_id {
 
@@ -53,39 +54,14 @@ class CudaRecording final : public RecordedWork {
   cuda::Recording recording_;
 };
 
-// One of several weights that are read as one, and its first element in the whole.
-struct Part {
-  WeightTensor tensor;
-  int64_t first = 0, count = 0;
-};
-
-std::vector<Part> parts_of(const WeightStore& weights, const std::vector<std::string>& names, const TensorType& type) {
-  std::vector<Part> parts;
-  int64_t at = 0;
-  for (const std::string& name : names) {
-    const WeightTensor tensor = weights.at(name);
-    Shape shape = tensor.type.shape, expected = type.shape;
-    if (!shape.empty() && !expected.empty()) shape[0] = expected[0] = 0;
-    if (shape != expected) {
-      throw EngineError(kWeights,
-                        "weight " + name + " is " + to_string(tensor.type) + ", which does not fit " + to_string(type));
-    }
-    parts.push_back({tensor, at, tensor.type.elements()});
-    at += parts.back().count;
-  }
-  if (at != type.elements()) {
-    throw EngineError(kWeights, "weight " + names[0] + " and those it is read with have " + std::to_string(at) +
-                                    " elements, expected " + to_string(type));
-  }
-  return parts;
-}
-
-// Elements [first, first + count) of the whole.
-void read_parts(const std::vector<Part>& parts, int64_t first, int64_t count, DType dtype, std::byte* to) {
-  for (const Part& part : parts) {
-    const int64_t begin = std::max(first, part.first), end = std::min(first + count, part.first + part.count);
+// Elements [first, first + count) of the whole, whose rows have so many columns.
+void read_parts(const std::vector<WeightPart>& parts, int64_t columns, int64_t first, int64_t count, DType dtype,
+                std::byte* to) {
+  for (const auto& [tensor, first_row, rows] : parts) {
+    const int64_t of_part = first_row * columns;
+    const int64_t begin = std::max(first, of_part), end = std::min(first + count, of_part + rows * columns);
     if (begin >= end) continue;
-    read_as(part.tensor, begin - part.first, end - begin, dtype, to + static_cast<size_t>(begin - first) * size_of(dtype));
+    read_as(tensor, begin - of_part, end - begin, dtype, to + static_cast<size_t>(begin - first) * size_of(dtype));
   }
 }
 
@@ -97,6 +73,7 @@ CudaDevice::CudaDevice(int index)
       memory_stream_(std::make_shared<cuda::Stream>(index)),
       stream_(index),
       side_stream_(index),
+      piece_ends_{cuda::Event(index), cuda::Event(index)},
       staging_(index),
       pool_(available_parallelism()),
       accounting_(std::make_shared<MemoryAccount>()),
@@ -147,11 +124,7 @@ void CudaDevice::preprocess(const RgbImage& image, const ClipPreprocess& setting
 
 std::byte* CudaDevice::arena(size_t bytes) {
   cuda::use_device(index_);  // what begins every run
-  if (!arena_ || arena_->bytes() < bytes) {
-    arena_.reset();  // the old one first: both are not needed at once
-    arena_ = allocate(bytes);
-  }
-  return arena_->data();
+  return Device::arena(bytes);
 }
 
 PackedWeight CudaDevice::prepare(WeightStore& weights, const std::vector<std::string>& names, const TensorType& type,
@@ -160,7 +133,8 @@ PackedWeight CudaDevice::prepare(WeightStore& weights, const std::vector<std::st
   std::string key = "cuda:" + std::to_string(index_) + " " + to_string(type);
   for (const std::string& name : names) key += " " + name;
   return weights.on_device(key, [&] {
-    const std::vector<Part> parts = parts_of(weights, names, type);
+    const std::vector<WeightPart> parts = parts_of(weights, names, type);
+    const int64_t columns = type.elements() / std::max<int64_t>(1, type.shape.empty() ? 1 : type.shape[0]);
     const auto size = static_cast<int64_t>(size_of(type.dtype));
     std::shared_ptr<Buffer> buffer = allocate(type.bytes());
     cuda::use_device(index_);
@@ -168,13 +142,10 @@ PackedWeight CudaDevice::prepare(WeightStore& weights, const std::vector<std::st
       const int64_t first = static_cast<int64_t>(offset) / size, count = static_cast<int64_t>(bytes) / size;
       parallel_for((count + kElementsPerTask - 1) / kElementsPerTask, [&](int64_t task) {
         const int64_t begin = task * kElementsPerTask;
-        read_parts(parts, first + begin, std::min(kElementsPerTask, count - begin), type.dtype, to + begin * size);
+        read_parts(parts, columns, first + begin, std::min(kElementsPerTask, count - begin), type.dtype, to + begin * size);
       });
     });
-    for (const Part& part : parts) {
-      if (!part.tensor.file) continue;
-      part.tensor.file->release(static_cast<size_t>(part.tensor.data - part.tensor.file->data()), part.tensor.type.bytes());
-    }
+    release(parts);
     return PackedWeight{buffer->data(), type.bytes(), buffer};
   });
 }
@@ -197,6 +168,16 @@ int CudaDevice::complaint(const std::string& text) {
     found = complaint_texts_.insert(found, text);
   }
   return 1 << (found - complaint_texts_.begin());
+}
+
+// Some milliseconds of a large GPU, some tens of a small one: to wait for a piece and to give the next takes a hundredth of it,
+// and most runs have no more than one. Less under emulation, so that the tests' small plans have several.
+double CudaDevice::piece_of_work() const { return cuda::emulated() ? 1e7 : 1e12; }
+
+void CudaDevice::end_piece() {
+  last_piece_ ^= 1;
+  piece_ends_[last_piece_].record(stream_);
+  piece_ends_[last_piece_ ^ 1].synchronize();
 }
 
 std::unique_ptr<RecordedWork> CudaDevice::record(const std::function<void()>& body) {

@@ -15,8 +15,9 @@ namespace omni_id {
 // What is read element by element lies there as it does on the CPU; matrices keep their rows, too: the kernels read both
 // operands of a product by rows.
 //
-// A run gives its kernels to the stream and waits for it, so that what a run used may be freed when it has returned. It is
-// cancelled between operators while they are given to the stream; what the stream has goes on to its end.
+// A run gives its kernels to the stream and waits for it, so that what a run used may be freed when it has returned. Long ones
+// are given in pieces, of which the stream has two at most, one that is done and one that waits: a run that is cancelled gives
+// no more, and ends when these are done.
 class CudaDevice final : public Device {
  public:
   // Throws ERR_DEVICE_UNAVAILABLE when there is no device of this number.
@@ -35,6 +36,8 @@ class CudaDevice final : public Device {
                        InputRole role) override;
   std::unique_ptr<Kernel> bind(const OperatorRow& row, const Arguments& arguments) override;
   void parallel_for(int64_t tasks, const std::function<void(int64_t)>& body) override;
+  double piece_of_work() const override;
+  void end_piece() override;
   bool records() const override { return true; }
   std::unique_ptr<RecordedWork> record(const std::function<void()>& body) override;
   void synchronize() override;
@@ -56,10 +59,12 @@ class CudaDevice final : public Device {
   // Memory's stream is shared with the buffers, which may outlive the device.
   std::shared_ptr<const cuda::Stream> memory_stream_;
   cuda::Stream stream_, side_stream_;
+  cuda::Event piece_ends_[2];  // of the last piece and of the one before, in turn
+  size_t last_piece_ = 0;
   cuda::Staging staging_;
   ThreadPool pool_;  // of the host
   std::shared_ptr<MemoryAccount> accounting_;
-  std::shared_ptr<Buffer> arena_, complaints_;
+  std::shared_ptr<Buffer> complaints_;
   std::unique_ptr<std::byte, void (*)(std::byte*)> said_;  // page-locked: what complaints_ held after the last run
   std::vector<std::string> complaint_texts_;
 };

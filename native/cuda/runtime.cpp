@@ -98,7 +98,7 @@ void Event::record(const Stream& stream) {
   check(cudaEventRecord(static_cast<cudaEvent_t>(handle_), handle_of(stream)), "event");
 }
 
-void Event::synchronize() const { check(cudaEventSynchronize(static_cast<cudaEvent_t>(handle_)), "copies"); }
+void Event::synchronize() const { check(cudaEventSynchronize(static_cast<cudaEvent_t>(handle_)), "kernels and copies"); }
 
 namespace {
 

@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <string>
 
@@ -64,7 +65,13 @@ class Device {
   virtual void preprocess(const RgbImage& image, const ClipPreprocess& settings, Buffer& to, size_t first_element) = 0;
 
   // The memory that all plans of the device place their intermediate values in: runs do not overlap. Grows to the largest plan.
-  virtual std::byte* arena(size_t bytes) = 0;
+  virtual std::byte* arena(size_t bytes) {
+    if (!arena_ || arena_->bytes() < bytes) {
+      arena_.reset();  // the old one first: both are not needed at once
+      arena_ = allocate(bytes);
+    }
+    return arena_->data();
+  }
 
   // The concatenation of `names` along the first dimension in the form that `role` asks for, in `type.dtype` for matrices and
   // in f32 otherwise. Made once per store. Throws ERR_WEIGHTS when it has not the shape `type` says.
@@ -74,6 +81,11 @@ class Device {
   // Runs body(i) for all i in [0, tasks) on the device's host threads.
   virtual void parallel_for(int64_t tasks, const std::function<void(int64_t)>& body) = 0;
 
+  // How much of a plan the device is given at a time, in flops (plan.cpp says what a byte counts): between such pieces a run
+  // hears that it is cancelled. All of it where operators are done when they return.
+  virtual double piece_of_work() const { return std::numeric_limits<double>::infinity(); }
+  // After a piece, before the next: waits until the one before it is done.
+  virtual void end_piece() {}
   // Whether `record` is worth its while.
   virtual bool records() const { return false; }
   // What `body` gives to the device, recorded without being done; null where the device cannot.
@@ -94,6 +106,7 @@ class Device {
   Queue& side_queue() { return side_queue_; }
 
  private:
+  std::shared_ptr<Buffer> arena_;
   Queue queue_, side_queue_;
 };
 

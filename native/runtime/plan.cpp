@@ -57,6 +57,7 @@ std::shared_ptr<Plan> Plan::compile(Graph graph, std::shared_ptr<Device> device,
     plan->steps_.push_back({plan->device_->bind(*node.row, arguments), 0});
   }
   plan->plan_memory();
+  plan->plan_pieces();
   return plan;
 }
 
@@ -143,6 +144,21 @@ void Plan::plan_memory() {
   arena_bytes_ = layout.bytes;
 }
 
+void Plan::plan_pieces() {
+  // As many flops as a GPU does in the time that it takes to read a byte, more or less.
+  constexpr double kFlopsOfByte = 100.0;
+  double work = 0.0;
+  size_t first = 0;
+  const std::vector<StepDescription> described = steps();
+  for (size_t step = 0; step < described.size(); ++step) {
+    work += described[step].flops + kFlopsOfByte * described[step].bytes;
+    if (work < device_->piece_of_work() && step + 1 < described.size()) continue;
+    pieces_.push_back({first, step + 1});
+    first = step + 1;
+    work = 0.0;
+  }
+}
+
 TensorView Plan::view_of(int value, std::byte* arena, const std::map<std::string, Binding>& bindings) const {
   if (value < 0) return {};
   int64_t column = 0;
@@ -189,7 +205,7 @@ void Plan::run(const std::map<std::string, Binding>& bindings, const std::atomic
   try {
     std::byte* arena = device_->arena(arena_bytes_);
     if (step_seconds || !device_->records()) {
-      enqueue(arena, bindings, cancelled, step_seconds);
+      enqueue({0, steps_.size()}, arena, bindings, cancelled, step_seconds);
     } else {
       enqueue_or_repeat(arena, bindings, cancelled);
     }
@@ -200,10 +216,10 @@ void Plan::run(const std::map<std::string, Binding>& bindings, const std::atomic
   }
 }
 
-void Plan::enqueue(std::byte* arena, const std::map<std::string, Binding>& bindings, const std::atomic<bool>& cancelled,
-                   std::vector<double>* step_seconds) const {
+void Plan::enqueue(Steps given, std::byte* arena, const std::map<std::string, Binding>& bindings,
+                   const std::atomic<bool>& cancelled, std::vector<double>* step_seconds) const {
   using Clock = std::chrono::steady_clock;
-  for (size_t step = 0; step < steps_.size(); ++step) {
+  for (size_t step = given.first; step < given.end; ++step) {
     stop_if(cancelled);
     const Node& node = graph_.nodes[step];
     KernelCall call;
@@ -228,20 +244,29 @@ void Plan::enqueue_or_repeat(std::byte* arena, const std::map<std::string, Bindi
   for (const auto& [name, binding] : bindings) addresses.push_back(binding.buffer->data() + binding.offset);
   auto found =
       std::find_if(recorded_.begin(), recorded_.end(), [&](const Recorded& one) { return one.addresses == addresses; });
+  // give(piece) for each of them, one ahead of what is done.
+  const auto in_pieces = [&](const auto& give) {
+    for (size_t piece = 0; piece < pieces_.size(); ++piece) {
+      if (piece > 0) device_->end_piece();
+      stop_if(cancelled);
+      give(piece);
+    }
+  };
   if (found == recorded_.end()) {
-    enqueue(arena, bindings, cancelled, nullptr);
+    in_pieces([&](size_t piece) { enqueue(pieces_[piece], arena, bindings, cancelled, nullptr); });
     if (recorded_.size() == kMostRecorded) recorded_.erase(recorded_.begin());
-    recorded_.push_back({std::move(addresses), nullptr});
+    recorded_.push_back({std::move(addresses), {}});
     return;
   }
   std::rotate(found, found + 1, recorded_.end());
   Recorded& one = recorded_.back();
-  if (!one.work) one.work = device_->record([&] { enqueue(arena, bindings, cancelled, nullptr); });
-  if (one.work) {
-    one.work->repeat();
-  } else {
-    enqueue(arena, bindings, cancelled, nullptr);
-  }
+  one.pieces.resize(pieces_.size());
+  in_pieces([&](size_t piece) {
+    const auto enqueued = [&] { enqueue(pieces_[piece], arena, bindings, cancelled, nullptr); };
+    std::unique_ptr<RecordedWork>& work = one.pieces[piece];
+    if (!work) work = device_->record(enqueued);
+    work ? work->repeat() : enqueued();
+  });
 }
 
 std::vector<StepDescription> Plan::steps() const {

@@ -39,7 +39,8 @@ class Plan {
   // Throws ERR_INVALID_ARGUMENT when a binding is missing, unknown or too small. From any thread.
   void check_bindings(const std::map<std::string, Binding>& bindings) const;
 
-  // Looks at `cancelled` between operators and throws ERR_ABORTED. On the queue thread. With `step_seconds`, the time that each
+  // Looks at `cancelled` between operators (between pieces of work, where the device is not done when they return) and throws
+  // ERR_ABORTED. On the queue thread. With `step_seconds`, the time that each
   // step took is added to its element; steps are not timed without.
   void run(const std::map<std::string, Binding>& bindings, const std::atomic<bool>& cancelled,
            std::vector<double>* step_seconds = nullptr) const;
@@ -66,10 +67,15 @@ class Plan {
   void plan_memory();
   // The value whose memory another lies in, and at which column.
   int root_of(int value, int64_t* column = nullptr) const;
-  // Gives all steps to the device's queue.
-  void enqueue(std::byte* arena, const std::map<std::string, Binding>& bindings, const std::atomic<bool>& cancelled,
-               std::vector<double>* step_seconds) const;
-  // The same by a recording, where this is not the first run with these addresses.
+  // Cuts the steps into pieces of as much work as the device takes at a time.
+  void plan_pieces();
+  struct Steps {
+    size_t first, end;
+  };
+  // Gives these steps to the device's queue.
+  void enqueue(Steps given, std::byte* arena, const std::map<std::string, Binding>& bindings,
+               const std::atomic<bool>& cancelled, std::vector<double>* step_seconds) const;
+  // All of them, piece by piece; by recordings, where this is not the first run with these addresses.
   void enqueue_or_repeat(std::byte* arena, const std::map<std::string, Binding>& bindings,
                          const std::atomic<bool>& cancelled) const;
   TensorView view_of(int value, std::byte* arena, const std::map<std::string, Binding>& bindings) const;
@@ -79,6 +85,7 @@ class Plan {
   std::shared_ptr<WeightStore> weights_;
   std::vector<PackedWeight> prepared_;  // keeps them alive
   std::vector<Step> steps_;
+  std::vector<Steps> pieces_;
   std::vector<Place> places_;
   std::vector<std::pair<int, int64_t>> join_of_;  // of a join's parts: the join and the column, otherwise −1
   size_t arena_bytes_ = 0;
@@ -86,7 +93,7 @@ class Plan {
   // Runs by the addresses that they worked on, the latest last.
   struct Recorded {
     std::vector<const std::byte*> addresses;
-    std::unique_ptr<RecordedWork> work;  // null after the first run
+    std::vector<std::unique_ptr<RecordedWork>> pieces;  // none after the first run
   };
   mutable std::vector<Recorded> recorded_;
 };

@@ -1,9 +1,11 @@
 // The CUDA backend around its kernels: copies, weights, memory that runs out, recorded runs, complaints, several devices. On
 // the emulation, or on a real device where it is linked with one.
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <numeric>
+#include <thread>
 
 #include "base/error.h"
 #include "cuda/device.h"
@@ -188,6 +190,40 @@ void test_repeated_runs(const std::shared_ptr<Device>& device) {
   check(runs(device, *plan, sets[0], kColumns, ++a), "a run after one that was cancelled");
 }
 
+// A long run that is cancelled while it is under way: the first one with its tensors, one that is recorded, one that is
+// repeated. On a real device this plan is over before anybody could cancel it.
+void test_cancelled_runs(const std::shared_ptr<Device>& device) {
+  if (!cuda::emulated()) return;
+  constexpr int64_t kColumns = 2'000;
+  constexpr int kSums = 2'000;
+  Graph graph;
+  const TensorType type{DType::f32, {kColumns}};
+  for (const char* name : {"a", "b"}) add_value(graph, Value::Kind::input, type).name = name;
+  for (int i = 0; i < kSums; ++i) {
+    add_value(graph, Value::Kind::result, type);
+    graph.nodes.push_back({&operators::add, {i == 0 ? 0 : i + 1, 1}, {i + 2}, {}});
+  }
+  graph.outputs = {{"y", kSums + 1}};
+  const auto plan = Plan::compile(std::move(graph), device, std::make_shared<WeightStore>(), kNever);
+  const Bindings bindings = buffers(device, {"a", "b", "y"}, kColumns);
+  fill(device, bindings.at("a"), kColumns, 1.0f);
+  fill(device, bindings.at("b"), kColumns, 2.0f);
+  const auto code = [&](const std::atomic<bool>& cancelled) { return code_of([&] { plan->run(bindings, cancelled); }); };
+  for (const char* run : {"first", "recorded", "repeated"}) {
+    std::atomic<bool> cancelled{false};
+    fill(device, bindings.at("y"), kColumns, 0.0f);
+    std::thread later([&] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      cancelled = true;
+    });
+    const std::string ended = code(cancelled);
+    later.join();
+    check(ended == kAborted && holds(device, bindings.at("y"), kColumns, 0.0f), std::string("cancelled under way: ") + run);
+    check(code(kNever).empty() && holds(device, bindings.at("y"), kColumns, 1.0f + 2.0f * kSums),
+          std::string("and whole after it: ") + run);
+  }
+}
+
 // Indices that no image has, in a first run, a recorded one, and one of another plan's.
 void test_complaints(const std::shared_ptr<Device>& device) {
   Graph graph;
@@ -270,6 +306,7 @@ int main() {
   test_out_of_memory();
   test_recorded_work(device);
   test_repeated_runs(device);
+  test_cancelled_runs(device);
   test_complaints(device);
   test_peaks(device);
   test_several_devices();

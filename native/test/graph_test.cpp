@@ -1,5 +1,5 @@
 // Every rule of check(graph): a graph that breaks one is refused with ERR_INVALID_ARGUMENT and a message that says which,
-// before any kernel sees it. And of the shape rules: no operator takes a sum of nothing.
+// before any kernel sees it. And of the shape rules: no operator takes a sum of nothing, or what does not fit its other inputs.
 #include "graph/graph.h"
 
 #include "base/error.h"
@@ -161,10 +161,48 @@ void test_sums_of_nothing() {
   }
 }
 
+// Whose kernels read several inputs by one count: each of them in turn has one row or column more, or is of another type.
+void test_inputs_that_do_not_fit() {
+  for (const OperatorRow* row : {&operators::attention_gradient, &operators::concat_rows_gradient, &operators::adamw}) {
+    for (const OperatorCase& one : row->cases) {
+      std::vector<TensorType> good;
+      for (size_t i = 0; i < one.inputs.size(); ++i) {
+        good.push_back({row->inputs[i].role == InputRole::index ? DType::i32 : DType::f32, one.inputs[i]});
+      }
+      const auto code = [&](const std::vector<TensorType>& types) {
+        std::vector<const TensorType*> inputs;
+        for (const TensorType& type : types) inputs.push_back(type.shape.empty() ? nullptr : &type);
+        return test::code_of<EngineError>([&] { row->shapes(checked_arguments(*row, inputs, one.attributes)); });
+      };
+      check(code(good).empty(), std::string(row->name) + " takes its case");
+      for (size_t i = 0; i < good.size(); ++i) {
+        if (good[i].shape.empty()) continue;
+        for (size_t dimension = 0; dimension <= good[i].shape.size(); ++dimension) {
+          // Rows and columns that are only added up: no other input has to be as many.
+          if (row == &operators::concat_rows_gradient && i == 0 && dimension < 2) continue;
+          std::vector<TensorType> bad = good;
+          if (dimension < good[i].shape.size()) {
+            ++bad[i].shape[dimension];
+          } else {
+            bad[i].shape.push_back(1);
+          }
+          check(code(bad) == kInvalidArgument,
+                std::string(row->name) + " refuses " + to_string(bad[i]) + " as " + row->inputs[i].name);
+        }
+        std::vector<TensorType> bad = good;
+        bad[i].dtype = good[i].dtype == DType::i32 ? DType::f32 : DType::i32;
+        check(code(bad) == kInvalidArgument,
+              std::string(row->name) + " refuses " + to_string(bad[i]) + " as " + row->inputs[i].name);
+      }
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
   test_rules();
   test_sums_of_nothing();
+  test_inputs_that_do_not_fit();
   return test::finish();
 }

@@ -3,14 +3,10 @@
 #include <link.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
-#include <map>
-#include <mutex>
 #include <unordered_map>
 #include <utility>
 
-#include "base/error.h"
 #include "cuda/emulation/findings.h"
 
 namespace omni_id::emulation {
@@ -51,17 +47,6 @@ struct Copies {
   std::vector<Copy> open;                 // not yet committed
   std::vector<std::vector<Copy>> groups;  // oldest first
 };
-
-struct Allocations {
-  std::mutex mutex;
-  std::map<const std::byte*, size_t> sizes;
-  size_t bytes = 0;
-};
-
-Allocations& allocations() {
-  static auto* all = new Allocations;
-  return *all;
-}
 
 struct Memory {
   std::byte* shared = nullptr;
@@ -261,42 +246,6 @@ bool is_constant(const std::byte* address) {
 
 }  // namespace
 
-size_t device_memory_limit() {
-  const char* given = std::getenv("OMNI_ID_EMULATED_MEMORY");
-  return given && *given ? std::strtoull(given, nullptr, 10) : size_t{16} << 30;
-}
-
-std::byte* allocate_device_memory(size_t bytes) {
-  Allocations& all = allocations();
-  const std::lock_guard lock(all.mutex);
-  const size_t size = (std::max<size_t>(bytes, 1) + 255) / 256 * 256;
-  void* memory = all.bytes + size > device_memory_limit() ? nullptr : std::aligned_alloc(256, size);
-  if (!memory) throw EngineError(kOutOfMemory, "no " + std::to_string(bytes) + " bytes of device memory");
-  std::memset(memory, 0xff, size);  // NaN: what is read before it is written shows
-  all.sizes[static_cast<std::byte*>(memory)] = bytes;
-  all.bytes += size;
-  return static_cast<std::byte*>(memory);
-}
-
-void release_device_memory(std::byte* memory) noexcept {
-  Allocations& all = allocations();
-  const std::lock_guard lock(all.mutex);
-  const auto found = all.sizes.find(memory);
-  if (found == all.sizes.end()) return;
-  all.bytes -= (std::max<size_t>(found->second, 1) + 255) / 256 * 256;
-  all.sizes.erase(found);
-  std::free(memory);
-}
-
-bool is_device_memory(const std::byte* address, size_t bytes) {
-  Allocations& all = allocations();
-  const std::lock_guard lock(all.mutex);
-  auto after = all.sizes.upper_bound(address);
-  if (after == all.sizes.begin()) return false;
-  --after;
-  return static_cast<size_t>(address - after->first) + bytes <= after->second;
-}
-
 void begin_launch(std::shared_ptr<const Regions> regions, const void* parameters, size_t parameter_bytes) {
   Memory& m = memory();
   m.regions = std::move(regions);
@@ -417,55 +366,3 @@ void end_thread() {
 }
 
 }  // namespace omni_id::emulation
-
-// What -fsanitize=thread calls.
-extern "C" {
-
-#define OMNI_ID_ACCESS(size)                                                                                              \
-  __attribute__((visibility("hidden"))) void __tsan_read##size(void* at) { omni_id::emulation::access(at, size, false); } \
-  __attribute__((visibility("hidden"))) void __tsan_write##size(void* at) { omni_id::emulation::access(at, size, true); }
-OMNI_ID_ACCESS(1)
-OMNI_ID_ACCESS(2)
-OMNI_ID_ACCESS(4)
-OMNI_ID_ACCESS(8)
-OMNI_ID_ACCESS(16)
-#undef OMNI_ID_ACCESS
-#define OMNI_ID_ACCESS(size)                                                          \
-  __attribute__((visibility("hidden"))) void __tsan_unaligned_read##size(void* at) {  \
-    omni_id::emulation::access(at, size, false);                                      \
-  }                                                                                   \
-  __attribute__((visibility("hidden"))) void __tsan_unaligned_write##size(void* at) { \
-    omni_id::emulation::access(at, size, true);                                       \
-  }
-OMNI_ID_ACCESS(2)
-OMNI_ID_ACCESS(4)
-OMNI_ID_ACCESS(8)
-OMNI_ID_ACCESS(16)
-#undef OMNI_ID_ACCESS
-
-__attribute__((visibility("hidden"))) void __tsan_read_range(void* at, unsigned long bytes) {
-  for (unsigned long i = 0; i < bytes; i += 2) {
-    omni_id::emulation::access(static_cast<char*>(at) + i, bytes - i < 2 ? 1 : 2, false);
-  }
-}
-__attribute__((visibility("hidden"))) void __tsan_write_range(void* at, unsigned long bytes) {
-  for (unsigned long i = 0; i < bytes; i += 2) {
-    omni_id::emulation::access(static_cast<char*>(at) + i, bytes - i < 2 ? 1 : 2, true);
-  }
-}
-__attribute__((visibility("hidden"))) void __tsan_vptr_update(void*, void*) {}
-__attribute__((visibility("hidden"))) void __tsan_vptr_read(void*) {}
-__attribute__((visibility("hidden"))) void __tsan_init() {}
-__attribute__((visibility("hidden"))) void __tsan_func_entry(void*) {}
-__attribute__((visibility("hidden"))) void __tsan_func_exit() {}
-// Reference counts and guards of the host code in the kernels' files.
-__attribute__((visibility("hidden"))) int __tsan_atomic32_fetch_add(volatile int* at, int value, int) {
-  return __atomic_fetch_add(at, value, __ATOMIC_SEQ_CST);
-}
-__attribute__((visibility("hidden"))) int __tsan_atomic32_load(const volatile int* at, int) {
-  return __atomic_load_n(at, __ATOMIC_SEQ_CST);
-}
-__attribute__((visibility("hidden"))) char __tsan_atomic8_load(const volatile char* at, int) {
-  return __atomic_load_n(at, __ATOMIC_SEQ_CST);
-}
-}

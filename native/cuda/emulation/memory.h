@@ -1,7 +1,7 @@
 #pragma once
 
 // Every load and store of a kernel, judged. The kernels' sources are compiled with -fsanitize=thread, which calls a function
-// for each access to memory that is not a thread's own; these functions are ours (memory.cpp), not ThreadSanitizer's.
+// for each access to memory that is not a thread's own; these functions are ours (instrumentation.cpp), not ThreadSanitizer's.
 //
 // - Global memory: an access must lie within the regions that were declared for the launch (a kernel's operands), and where
 // none

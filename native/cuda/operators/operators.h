@@ -10,7 +10,7 @@ namespace omni_id::cuda {
 
 using MakeKernel = std::unique_ptr<Kernel> (*)(const Arguments&, CudaDevice&);
 
-// Null for a row that has no twin; a test sees that none is missing (native/test/cuda_operators_test.cpp).
+// Null for a row that has no twin; a test sees that none is missing (native/test/operators_test.cpp).
 MakeKernel kernel_for(const OperatorRow& row);
 
 std::unique_ptr<Kernel> make_attention(const Arguments&, CudaDevice&);

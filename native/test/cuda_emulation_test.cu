@@ -220,7 +220,7 @@ void test_blocks() {
   expect(run(two_barriers), "__syncthreads diverged", "two barriers that meet");
   expect(run(unwritten_shared), "nobody has written", "shared memory that was not written");
   expect(run(beyond_shared), "beyond the block's 512 bytes", "shared memory beyond its end");
-  expect(run(beyond_shared), "emulation_test.cu:", "a finding names its place");
+  expect(run(beyond_shared), "cuda_emulation_test.cu:", "a finding names its place");
   expect(run(beyond_shared), "exchange_kernel, block (0, 0, 0), thread 0", "a finding names kernel, block and thread");
 }
 
