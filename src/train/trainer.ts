@@ -123,14 +123,15 @@ class Run {
       inputs: sampling.inputs[1],
       targets: sampling.targets,
     };
-    const sides = [0, 1].map(
-      () => new StepTensors(engine.session, config.encoder, engine.model.decoders, sizes),
-    );
+    const sides: StepTensors[] = [];
     const { stop } = this;
     const stopped = (): boolean => stop.received !== undefined || this.signal?.aborted === true;
-    await this.#tellMemory();
-    output.start(progress.step);
+    // The loader reads already: whatever fails from here on, the data set must not be closed under it.
     try {
+      while (sides.length < 2)
+        sides.push(new StepTensors(engine.session, config.encoder, engine.model.decoders, sizes));
+      await this.#tellMemory();
+      output.start(progress.step);
       await this.#steps(loader, sides, stopped);
     } finally {
       output.stop();
