@@ -9,9 +9,7 @@ import { openDataset } from '../src/data/open_dataset.js';
 import { renderFace } from '../src/data/rendered.js';
 import { Checkpoints, latestCheckpoint } from '../src/train/checkpoints.js';
 import { readTrainingConfig } from '../src/train/config.js';
-import { checkActivations, checkMemory, largestShape, memoryNeeds } from '../src/train/memory.js';
 import { renderedShards } from '../src/train/rendered_shards.js';
-import { decodersOf, openEngine, stepModel } from '../src/train/run_parts.js';
 import { train } from '../src/train/trainer.js';
 import { assertRejects, errorOf } from './support/errors.js';
 import { write, writePeople } from './support/people.js';
@@ -283,30 +281,6 @@ test('a run that has not saved yet begins again', async () => {
   assert.match(printed, `${folder} has no checkpoint yet: beginning at step 0`);
   assertSameRun(folder, (await run(['steps=3'])).folder, 3);
   assert.ok(result.finished);
-});
-
-test('more memory than there is: told before anything is made', async () => {
-  const folder = newRun();
-  const huge = ['sampling.identities=65536', 'sampling.inputs=4096', 'sampling.targets=4096'];
-  await assertRejects(() => run(huge, { folder }), 'ERR_OUT_OF_MEMORY', 'training needs about', 'available are', 'checkpointing'); // prettier-ignore
-  assert.not.ok(existsSync(folder));
-
-  // The estimate is what the engine takes.
-  for (const settings of [[], ['optimizer.emaDecay=null', 'accumulation=2', 'sampling.inputs=[1,3]']]) {
-    const config = tinyConfig(settings);
-    const needs = await memoryNeeds(config, stepModel(config, decodersOf(config)));
-    const engine = openEngine(config, decodersOf(config));
-    const kind = { gradients: 'new', update: false, show: false } as const;
-    assert.is(needs.state, 4 * engine.layout.size * (engine.state.vectors.length + 1));
-    assert.is(needs.activations, await engine.arenaBytes(largestShape(config), kind));
-    engine.dispose();
-  }
-  const needs = { parameters: 7e6, state: 100e9, initialisation: 20e9, activations: 13e9, photos: 6e9 };
-  checkMemory(needs, 120e9);
-  await assertRejects(() => { checkMemory(needs, 119.9e9); }, 'ERR_OUT_OF_MEMORY', '120.0 GB', 'available are 119.9 GB', '7 million parameters'); // prettier-ignore
-  await assertRejects(() => { checkMemory({ ...needs, activations: 15e9 }, 120e9); }, 'ERR_OUT_OF_MEMORY', '121.0 GB'); // prettier-ignore
-  checkActivations(5e9, 5e9);
-  await assertRejects(() => { checkActivations(5e9, 4e9); }, 'ERR_OUT_OF_MEMORY', '5.0 GB', '4.0 GB'); // prettier-ignore
 });
 
 test('what a process that was killed while it wrote has left behind is removed', async () => {

@@ -1,10 +1,17 @@
 // What a run takes is known before it takes it, and a run that fails before its first step leaves nothing behind.
+import { existsSync } from 'node:fs';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
+import { CachedDataset } from '../src/data/cached_dataset.js';
+import { RenderedDataset } from '../src/data/rendered_dataset.js';
 import { ShardDataset } from '../src/data/webdataset.js';
 import { openDevice } from '../src/graph/devices.js';
-import { errorOf } from './support/errors.js';
-import { cleanUp, logOf, newRun, run } from './support/tiny_run.js';
+import { HeldOut } from '../src/train/held_out.js';
+import { writeInitialWeights } from '../src/train/initial_weights.js';
+import { checkActivations, checkMemory, largestShape, memoryNeeds } from '../src/train/memory.js';
+import { decodersOf, openEngine, stepModel } from '../src/train/run_parts.js';
+import { assertRejects, errorOf } from './support/errors.js';
+import { cleanUp, logOf, newRun, run, tinyConfig } from './support/tiny_run.js';
 
 test.after(cleanUp);
 
@@ -50,6 +57,64 @@ test('a run that fails while its first step is prepared leaves no read, no memor
   await new Promise((resolve) => setTimeout(resolve, 200));
   assert.not.match(printed, 'left out');
   assert.equal(logOf(folder, 'unreadable'), []);
+});
+
+test('more memory than there is: told before anything is made', async () => {
+  const folder = newRun();
+  const huge = ['sampling.identities=65536', 'sampling.inputs=4096', 'sampling.targets=4096'];
+  await assertRejects(() => run(huge, { folder }), 'ERR_OUT_OF_MEMORY', 'training needs about', 'available are', 'checkpointing'); // prettier-ignore
+  assert.not.ok(existsSync(folder));
+
+  // The estimate is what the engine takes.
+  for (const settings of [[], ['optimizer.emaDecay=null', 'accumulation=2', 'sampling.inputs=[1,3]']]) {
+    const config = tinyConfig(settings);
+    const needs = await memoryNeeds(config, stepModel(config, decodersOf(config)));
+    const engine = openEngine(config, decodersOf(config));
+    const kind = { gradients: 'new', update: false, show: false } as const;
+    assert.is(needs.state, 4 * engine.layout.size * (engine.state.vectors.length + 1));
+    assert.is(needs.activations, await engine.arenaBytes(largestShape(config), kind));
+    engine.dispose();
+  }
+  const needs = { parameters: 7e6, state: 100e9, initialisation: 20e9, activations: 13e9, photos: 6e9 };
+  checkMemory(needs, 120e9);
+  await assertRejects(() => { checkMemory(needs, 119.9e9); }, 'ERR_OUT_OF_MEMORY', '120.0 GB', 'available are 119.9 GB', '7 million parameters'); // prettier-ignore
+  await assertRejects(() => { checkMemory({ ...needs, activations: 15e9 }, 120e9); }, 'ERR_OUT_OF_MEMORY', '121.0 GB'); // prettier-ignore
+  checkActivations(5e9, 5e9);
+  await assertRejects(() => { checkActivations(5e9, 4e9); }, 'ERR_OUT_OF_MEMORY', '5.0 GB', '4.0 GB'); // prettier-ignore
+});
+
+test('held-out people are no more at once than a micro-batch, and counted', async () => {
+  const settings = ['sampling.identities=4', 'accumulation=2', 'data.heldOut.identities=8'];
+  const config = tinyConfig(settings);
+  const decoders = decodersOf(config);
+  const needs = await memoryNeeds(config, stepModel(config, decoders));
+  const without = tinyConfig([...settings, 'data.heldOut.identities=0']);
+  const { photos } = await memoryNeeds(without, stepModel(without, decoders));
+  const engine = openEngine(config, decoders);
+  await writeInitialWeights(config, engine, new AbortController().signal);
+  const memory = (): number => engine.session.device.memory().currentBytes;
+  const run = engine.run.bind(engine);
+  const shapes = new Set<string>();
+  engine.run = (shape, ...rest) => {
+    shapes.add(JSON.stringify(shape));
+    return run(shape, ...rest);
+  };
+  const dataset = new CachedDataset(new RenderedDataset({ identities: 8, views: 9 }), Infinity);
+  const before = memory();
+  const heldOut = new HeldOut(config, engine, dataset, () => { assert.unreachable(); }); // prettier-ignore
+  const tensors = memory() - before;
+  assert.ok(Number.isFinite(await heldOut.loss()));
+  await heldOut.draw();
+  assert.equal([...shapes], [JSON.stringify({ identities: 2, photos: 4, targets: 6 })]);
+  assert.is(largestShape(config).identities, 2);
+  assert.ok((await heldOut.arenaBytes()) <= needs.activations);
+  // Beside the photos, tensors hold a few patch numbers and the like.
+  const batches = 3 * 2 * 28 ** 2 * (3 * 2 + 4 * 3);
+  const estimate = needs.photos - photos - batches;
+  const taken = tensors + dataset.cachedBytes;
+  assert.ok(Math.abs(estimate - taken) < 0.02 * taken, `${estimate} bytes were told, ${taken} are taken`);
+  heldOut.dispose();
+  engine.dispose();
 });
 
 test.run();

@@ -5,8 +5,12 @@ import { Session, translated } from '../graph/session.js';
 import { availableMemory } from '../io/memory.js';
 import type { TrainingConfig } from './config.js';
 import { ParameterLayout } from './parameters.js';
+import { heldOutCacheBytes } from './run_data.js';
 import { photoSize } from './run_parts.js';
 import { stepGraph, type StepKind, type StepModel, type StepShape } from './step_graph.js';
+
+/** Steps' photos of held-out people that are read before they are asked for. */
+export const heldOutPrefetch = 2;
 
 /** What a run takes, in bytes. */
 export interface MemoryNeeds {
@@ -16,15 +20,24 @@ export interface MemoryNeeds {
   readonly state: number;
   /** What is there beside the state only while weights get their first values. */
   readonly initialisation: number;
-  /** Values between the operators of a step; 0 when they are not known before there are weights, as with frozen ones. */
+  /** Values between the operators of a step, or of one of held-out people; 0 when they are not known before there are weights, as with frozen ones. */
   readonly activations: number;
-  /** The photos of the steps that are made ready, and where they lie on the device. */
+  /** The photos of the steps that are made ready, and where they lie on the device, of training and of held-out people. */
   readonly photos: number;
 }
 
 /** The largest micro-batch of a run. */
 export function largestShape({ sampling, accumulation }: TrainingConfig): StepShape {
   const identities = sampling.identities / accumulation;
+  return { identities, photos: identities * sampling.inputs[1], targets: identities * sampling.targets };
+}
+
+/**
+ * What held-out people run as: as many each time, without a rest, and no more at once than in a micro-batch, which was cut to fit.
+ */
+export function heldOutShape({ sampling, accumulation }: TrainingConfig, people: number): StepShape {
+  let identities = Math.min(people, sampling.identities / accumulation);
+  while (people % identities !== 0) identities--;
   return { identities, photos: identities * sampling.inputs[1], targets: identities * sampling.targets };
 }
 
@@ -42,36 +55,52 @@ export async function memoryNeeds(config: TrainingConfig, model: StepModel): Pro
     all.filter(({ name }) => name.startsWith(`${part}.`)).reduce((sum, weight) => sum + 4 * count(weight), 0);
   const frozen = Array.from(weights.values(), count).reduce((sum, n) => sum + 4 * n, 0);
   const vectors = config.optimizer.emaDecay === null ? 4 : 5;
+  const graphs = [graphOf(largestShape(config), { gradients: 'new' })];
+  const people = config.data.heldOut.identities;
+  if (people > 0) graphs.push(graphOf(heldOutShape(config, people), {}));
   return {
     parameters: all.reduce((sum, weight) => sum + count(weight), 0),
     state: 4 * size * vectors + frozen,
     initialisation: bytesOf('encoder') + Math.max(...model.decoders.map(({ name }) => bytesOf(name))),
-    activations: weights.size > 0 ? 0 : await arenaBytes(config, graphOf(largestShape(config), { gradients: 'new' })),
+    activations: weights.size > 0 ? 0 : await largestArena(config, graphs),
     photos: photoBytes(config),
   }; // prettier-ignore
 }
 
-/** Bytes between the operators of a graph. It reads no weights: compiling it packs none. */
-async function arenaBytes(
+/** Bytes between the operators of the largest of these graphs; all share one arena. They read no weights: compiling them packs none. */
+async function largestArena(
   { device, threads }: TrainingConfig,
-  graph: ReturnType<typeof stepGraph>,
+  graphs: readonly ReturnType<typeof stepGraph>[],
 ): Promise<number> {
   const session = new Session(openDevice({ device, threads }), new (native().Weights)());
   try {
-    return (await session.plan('largest', () => graph)).arenaBytes;
+    let largest = 0;
+    for (const [i, graph] of graphs.entries())
+      largest = Math.max(largest, (await session.plan(String(i), () => graph)).arenaBytes);
+    return largest;
   } finally {
     session.dispose();
   }
 }
 
+/** Held-out photos are the same every time, and kept; beside them are those of a step that is being made of them, and of the ones that are ready. */
 function photoBytes(config: TrainingConfig): number {
-  const { sampling, encoder, decoders, data } = config;
-  const inputs = sampling.identities * sampling.inputs[1];
-  const targets = sampling.identities * sampling.targets;
-  // Bytes of inputs, targets and masks, of the steps that are ready and the one that is being made; f32 twice on the device.
-  const ready = (data.prefetch + 1) * photoSize(config) ** 2 * (3 * inputs + 4 * targets);
-  const onDevice = [12 * inputs * encoder.vision.imageSize ** 2, ...decoders.map(({ imageSize }) => 16 * targets * imageSize ** 2)]; // prettier-ignore
-  return ready + 2 * onDevice.reduce((sum, bytes) => sum + bytes, 0);
+  const { sampling, accumulation, encoder, decoders, data } = config;
+  const { identities, targets } = sampling;
+  const [, inputs] = sampling.inputs;
+  const pixels = photoSize(config) ** 2;
+  const people = data.heldOut.identities;
+  // How people are divided is not known before they are counted.
+  const peopleAtOnce = Math.min(people, identities / accumulation);
+  // Bytes of a person's inputs, targets and masks in a batch; f32 on the device.
+  const inBatch = pixels * (3 * inputs + 4 * targets);
+  const onDevice =
+    [12 * inputs * encoder.vision.imageSize ** 2, ...decoders.map(({ imageSize }) => 16 * targets * imageSize ** 2)] // prettier-ignore
+      .reduce((sum, bytes) => sum + bytes, 0);
+  const ready = (data.prefetch + 1) * identities + (heldOutPrefetch + 1) * peopleAtOnce;
+  const kept = Math.min(heldOutCacheBytes, people * (inputs + targets) * 4 * pixels);
+  // Two steps' tensors take turns.
+  return ready * inBatch + kept + (2 * identities + peopleAtOnce) * onDevice;
 }
 
 const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(1)} GB`;

@@ -244,13 +244,14 @@ class Run {
 
   /** What a step needs at most, before the first one. */
   async #tellMemory(): Promise<void> {
-    const { config, engine, logs, console: output, progress } = this.parts;
+    const { config, engine, heldOut, logs, console: output, progress } = this.parts;
     output.note('preparing the first step');
     const shape = largestShape(config);
     const kind = { gradients: 'new', update: config.accumulation === 1, show: false } as const;
     // Values, gradients, and what the optimizer keeps.
     const parameterBytes = engine.layout.size * 4 * (engine.state.vectors.length + 1);
-    const activationBytes = await engine.arenaBytes(shape, kind);
+    const ofStep = await engine.arenaBytes(shape, kind);
+    const activationBytes = Math.max(ofStep, (await heldOut?.arenaBytes()) ?? 0);
     checkActivations(activationBytes);
     logs.event(progress.step, 'memory', { parameterBytes, activationBytes });
     const mb = (bytes: number): string => `${(bytes / 1e6).toFixed(0)} MB`;
