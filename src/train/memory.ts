@@ -1,6 +1,6 @@
 import { native } from '../bindings.js';
 import { DeviceError } from '../errors.js';
-import { openDevice } from '../graph/devices.js';
+import { freeDeviceMemory, openDevice } from '../graph/devices.js';
 import { Session, translated } from '../graph/session.js';
 import { availableMemory } from '../io/memory.js';
 import type { TrainingConfig } from './config.js';
@@ -18,12 +18,26 @@ export interface MemoryNeeds {
   readonly parameters: number;
   /** Values, gradients, moments, the moving average, and weights that are frozen. */
   readonly state: number;
-  /** What is there beside the state only while weights get their first values. */
+  /** What the host holds only while weights get their first values. */
   readonly initialisation: number;
   /** Values between the operators of a step, or of one of held-out people; 0 when they are not known before there are weights, as with frozen ones. */
   readonly activations: number;
-  /** The photos of the steps that are made ready, and where they lie on the device, of training and of held-out people. */
+  /** Where the photos of steps lie on the device, of training and of held-out people. */
+  readonly tensors: number;
+  /** The photos of steps that the host has made ready, and those of held-out people that it keeps. */
   readonly photos: number;
+}
+
+/** Bytes that there are to take. */
+export interface AvailableMemory {
+  readonly host: number;
+  /** Of the device that computes; undefined when it computes in the host's memory. */
+  readonly device: number | undefined;
+}
+
+/** What there is for a run, now. */
+export function memoryFor({ device, threads }: TrainingConfig): AvailableMemory {
+  return { host: availableMemory(), device: freeDeviceMemory({ device, threads }) };
 }
 
 /** The largest micro-batch of a run. */
@@ -63,7 +77,7 @@ export async function memoryNeeds(config: TrainingConfig, model: StepModel): Pro
     state: 4 * size * vectors + frozen,
     initialisation: bytesOf('encoder') + Math.max(...model.decoders.map(({ name }) => bytesOf(name))),
     activations: weights.size > 0 ? 0 : await largestArena(config, graphs),
-    photos: photoBytes(config),
+    ...photoBytes(config),
   }; // prettier-ignore
 }
 
@@ -84,7 +98,7 @@ async function largestArena(
 }
 
 /** Held-out photos are the same every time, and kept; beside them are those of a step that is being made of them, and of the ones that are ready. */
-function photoBytes(config: TrainingConfig): number {
+function photoBytes(config: TrainingConfig): Pick<MemoryNeeds, 'tensors' | 'photos'> {
   const { sampling, accumulation, encoder, decoders, data } = config;
   const { identities, targets } = sampling;
   const [, inputs] = sampling.inputs;
@@ -100,7 +114,7 @@ function photoBytes(config: TrainingConfig): number {
   const ready = (data.prefetch + 1) * identities + (heldOutPrefetch + 1) * peopleAtOnce;
   const kept = Math.min(heldOutCacheBytes, people * (inputs + targets) * 4 * pixels);
   // Two steps' tensors take turns.
-  return ready * inBatch + kept + (2 * identities + peopleAtOnce) * onDevice;
+  return { tensors: (2 * identities + peopleAtOnce) * onDevice, photos: ready * inBatch + kept };
 }
 
 const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(1)} GB`;
@@ -111,29 +125,35 @@ const advice = 'expected a smaller encoder, fewer identities or targets in a ste
  * Checks a step's activations by themselves, once everything else has been taken: with frozen weights they are not known before.
  * @throws {DeviceError} `ERR_OUT_OF_MEMORY`
  */
-export function checkActivations(bytes: number, available = availableMemory()): void {
+export function checkActivations(bytes: number, { host, device }: AvailableMemory): void {
+  const available = device ?? host;
   if (bytes <= available) return;
   throw new DeviceError(
     'ERR_OUT_OF_MEMORY',
-    `the activations of a step need ${gigabytes(bytes)}, available are ${gigabytes(available)}: ${advice}`,
+    `the activations of a step need ${gigabytes(bytes)}, available are ${gigabytes(available)}${device === undefined ? '' : ' on the device'}: ${advice}`,
   );
 }
 
-/**
- * @param available bytes that there are. Default: of this machine, now
- * @throws {DeviceError} `ERR_OUT_OF_MEMORY` when a run takes more than there is
- */
-export function checkMemory(
-  { parameters, state, initialisation, activations, photos }: MemoryNeeds,
-  available = availableMemory(),
-): void {
-  const needed = state + Math.max(initialisation, activations + photos);
-  if (needed <= available) return;
-  const millions = (parameters / 1e6).toFixed(0);
-  const step = `activations of a step ${activations === 0 ? 'not counted' : gigabytes(activations)}, photos ${gigabytes(photos)}`;
+/** @throws {DeviceError} `ERR_OUT_OF_MEMORY` when a run takes more than there is */
+export function checkMemory(needs: MemoryNeeds, { host, device }: AvailableMemory): void {
+  const { parameters, state, initialisation, activations, tensors, photos } = needs;
+  const shared = device === undefined;
+  const needed = state + (shared ? Math.max(initialisation, activations + tensors + photos) : activations + tensors); // prettier-ignore
+  const available = device ?? host;
+  if (needed > available) {
+    const millions = (parameters / 1e6).toFixed(0);
+    const step = `activations of a step ${activations === 0 ? 'not counted' : gigabytes(activations)}, photos ${gigabytes(shared ? tensors + photos : tensors)}`;
+    throw new DeviceError(
+      'ERR_OUT_OF_MEMORY',
+      `training needs about ${gigabytes(needed)}, available are ${gigabytes(available)}${shared ? '' : ' on the device'}: ${millions} million parameters with gradients and moments ${gigabytes(state)}, ` +
+        `${step}; ${advice}`,
+    );
+  }
+  const ofHost = Math.max(initialisation, photos);
+  if (shared || ofHost <= host) return;
   throw new DeviceError(
     'ERR_OUT_OF_MEMORY',
-    `training needs about ${gigabytes(needed)}, available are ${gigabytes(available)}: ${millions} million parameters with gradients and moments ${gigabytes(state)}, ` +
-      `${step}; ${advice}`,
+    `training needs about ${gigabytes(ofHost)} of the host's memory, available are ${gigabytes(host)}: new weights ${gigabytes(initialisation)}, then photos ${gigabytes(photos)}; ` +
+      'expected a smaller encoder, fewer identities or targets in a step, or fewer steps that are made ready (data.prefetch)',
   );
 }

@@ -9,7 +9,7 @@ import { TrainingConsole } from './console.js';
 import { drawLossCurve, lossesOf } from './curve.js';
 import { exportModel } from './export.js';
 import { FewToManySampler } from './few_to_many.js';
-import { checkActivations, largestShape } from './memory.js';
+import { checkActivations, largestShape, memoryFor } from './memory.js';
 import { openRun, type RunParts } from './open_run.js';
 import { photoSize, samplingOf } from './run_parts.js';
 import { saveRun } from './run_state.js';
@@ -252,7 +252,7 @@ class Run {
     const parameterBytes = engine.layout.size * 4 * (engine.state.vectors.length + 1);
     const ofStep = await engine.arenaBytes(shape, kind);
     const activationBytes = Math.max(ofStep, (await heldOut?.arenaBytes()) ?? 0);
-    checkActivations(activationBytes);
+    checkActivations(activationBytes, memoryFor(config));
     logs.event(progress.step, 'memory', { parameterBytes, activationBytes });
     const mb = (bytes: number): string => `${(bytes / 1e6).toFixed(0)} MB`;
     output.note(
