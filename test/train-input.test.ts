@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { openDataset } from '../src/data/open_dataset.js';
-import { renderFace } from '../src/data/rendered.js';
+import { rendererVersion, renderFace } from '../src/data/rendered.js';
 import { Checkpoints, latestCheckpoint } from '../src/train/checkpoints.js';
 import { readTrainingConfig } from '../src/train/config.js';
 import { renderedShards } from '../src/train/rendered_shards.js';
@@ -382,6 +382,7 @@ test('a disk that stutters changes nothing; one that stays bad ends the run, and
 test('rendering that is interrupted leaves nothing that is taken for a data set', async () => {
   const parent = newRun();
   const six = { identities: 6, views: 5, firstSeed: 0, size: 28 };
+  const six28 = `v${rendererVersion}-0-6x5-28px`;
   const controller = new AbortController();
   const reason = new Error('enough');
   const onRender = (done: number): void => {
@@ -402,19 +403,22 @@ test('rendering that is interrupted leaves nothing that is taken for a data set'
   }
   // Two at once: one is put in place, both have the same.
   const [one, two] = await Promise.all([renderedShards(parent, six), renderedShards(parent, six)]);
-  assert.equal(readdirSync(parent).sort(), [`.rendering-elsewhere-${gone}-aa`, `.rendering-${hostname()}-${process.ppid}-aa`, '0-6x5-28px'].sort()); // prettier-ignore
+  assert.equal(readdirSync(parent).sort(), [`.rendering-elsewhere-${gone}-aa`, `.rendering-${hostname()}-${process.ppid}-aa`, six28].sort()); // prettier-ignore
   for (const dataset of [one, two]) {
     assert.equal([dataset.identities, dataset.photos(5)], [6, 5]);
     await dataset.read(5, 4, 28);
     await dataset.close();
   }
-  await (await openDataset(join(parent, '0-6x5-28px'))).close();
+  await (await openDataset(join(parent, six28))).close();
   // Other views of the same people are another data set.
   const frontal = await renderedShards(parent, { ...six, view: { poseSpread: 0, jitter: false } });
   const { pixels } = await renderFace({ identity: 5, view: 4, size: 28, poseSpread: 0, jitter: false });
   assert.equal(Array.from((await frontal.read(5, 4, 28)).pixels), Array.from(pixels));
   await frontal.close();
-  assert.ok(readdirSync(parent).includes('0-6x5-28px-jitter-false-poseSpread-0'));
+  assert.ok(readdirSync(parent).includes(`${six28}-jitter-false-poseSpread-0`));
+  // Choosing what is so anyway is no choice: nothing is rendered again.
+  const same = { crop: 1, poseSpread: 1, expression: 'random', jitter: true, glasses: undefined } as const;
+  await (await renderedShards(parent, { ...six, view: same }, { onRender: () => { assert.unreachable(); } })).close(); // prettier-ignore
 });
 
 test.run();

@@ -15,6 +15,12 @@ import { faceRenderer } from './face_renderer.js';
  */
 
 /**
+ * What is drawn from a request. It must be raised whenever the pinned hashes in `test/rendered.test.ts` and `native/test/rendered_test.cpp` change: pictures that
+ * are kept on disk are told apart by it.
+ */
+export const rendererVersion = 1;
+
+/**
  * By convention people from this seed on are held out: never trained on, only evaluated.
  * Source: the data set's convention; {@link RenderedDataset} makes no difference between them.
  */
@@ -72,6 +78,9 @@ export interface RenderedPhoto extends TrainingPhoto {
   /** [53]: weights of ARKit's blendshapes, in the order of {@link expressionNames}. */
   readonly expressionCoefficients: Float32Array;
 }
+
+/** What is not chosen and not drawn either. */
+export const viewDefaults = { crop: 1, poseSpread: 1, expression: 'random', jitter: true } as const;
 
 /** Side of the largest picture, in pixels: the renderer's own bound. */
 export const mostRenderedPixels = 2048;
@@ -182,11 +191,11 @@ export async function renderFace(options: RenderOptions): Promise<RenderedPhoto>
         viewSeed: viewSeed ?? identity,
         viewNumber: view,
         size,
-        crop: chosen.crop ?? 1,
+        crop: chosen.crop ?? viewDefaults.crop,
         pose: chosen.pose,
-        poseSpread: chosen.poseSpread ?? 1,
-        neutralExpression: chosen.expression === 'neutral',
-        jitter: chosen.jitter ?? true,
+        poseSpread: chosen.poseSpread ?? viewDefaults.poseSpread,
+        neutralExpression: (chosen.expression ?? viewDefaults.expression) === 'neutral',
+        jitter: chosen.jitter ?? viewDefaults.jitter,
         glasses: chosen.glasses,
       },
       cancellation,
