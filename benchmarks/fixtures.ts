@@ -1,8 +1,8 @@
 import { createHash } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
-import { mkdir, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, rename, rm, writeFile } from 'node:fs/promises';
 import { tmpdir, userInfo } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { omniIdConfigToJson, type OmniIdEncoderConfig } from '../src/io/config.js';
 import { writeSafetensors, type TensorSource } from '../src/io/safetensors_writer.js';
 import { omniIdWeights } from '../src/models/omni_id_encoder.js';
@@ -54,6 +54,25 @@ export const formula = 'procedural 1';
 /** Where weights lie that later runs use again. */
 export function benchFolder(): string {
   return join(tmpdir(), `omni-id-bench-${userInfo().uid}`);
+}
+
+/**
+ * Lets `write` make a folder that is not there yet: aside, and renamed when it is whole, so that a process that was killed leaves nothing that later runs
+ * take for it.
+ */
+export async function madeOnce(folder: string, write: (temporary: string) => Promise<void>): Promise<void> {
+  if (existsSync(folder)) return;
+  await mkdir(dirname(folder), { recursive: true, mode: 0o700 });
+  const temporary = await mkdtemp(`${folder}.`);
+  try {
+    await write(temporary);
+    await rename(temporary, folder).catch((error: unknown) => {
+      // Another process was quicker.
+      if (!existsSync(folder)) throw error;
+    });
+  } finally {
+    await rm(temporary, { recursive: true, force: true });
+  }
 }
 
 /** A weight whose values follow from its name. They are made when the first of them is written, and let go with the last. */

@@ -205,7 +205,7 @@ test('shards give what was packed, with and without an index', async () => {
     );
   }
   await shards.close();
-  await assertRejects(() => shards.read(0, 0, 32), 'ERR_IMAGE_UNREADABLE', 'closed');
+  await assertRejects(() => shards.read(0, 0, 32), 'ERR_DISPOSED', at('shards'), 'closed');
 
   rmSync(at('shards/index.json'));
   const scanned = await openDataset(at('shards'));

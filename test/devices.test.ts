@@ -3,7 +3,7 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { native } from '../src/bindings.js';
-import { devices, openDevice, type DeviceName } from '../src/graph/devices.js';
+import { devices, freeDeviceMemory, openDevice, type DeviceName } from '../src/graph/devices.js';
 import { Graph } from '../src/graph/graph.js';
 import { add, patchGather } from '../src/graph/operators.js';
 import { Session, typed, type Place } from '../src/graph/session.js';
@@ -44,6 +44,18 @@ test('auto takes a CUDA device that is one, and never an emulated one', () => {
   process.env['OMNI_ID_DEVICE'] = 'cpu';
   assert.is(openDevice({}).describe().kind, 'cpu');
   delete process.env['OMNI_ID_DEVICE'];
+});
+
+test('what a device can still give is its own memory less what was taken, and not the host’s', () => {
+  assert.is(freeDeviceMemory({ device: 'cpu' }), undefined);
+  for (const { device, memoryBytes } of cuda) {
+    const taken = openDevice({ device }).memory().currentBytes;
+    const free = freeDeviceMemory({ device }) ?? NaN;
+    assert.is(free, memoryBytes - taken);
+    const tensor = new Session(openDevice({ device }), new (native().Weights)()).tensor({ dtype: 'f32', shape: [1024] }); // prettier-ignore
+    assert.ok((freeDeviceMemory({ device }) ?? NaN) <= free - 4096);
+    tensor.dispose();
+  }
 });
 
 test('a device that is not there is refused with the reason', async () => {

@@ -1,7 +1,7 @@
 import { rm } from 'node:fs/promises';
-import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { Writable } from 'node:stream';
+import { rendererVersion } from '../../src/data/rendered.js';
 import { RenderedDataset } from '../../src/data/rendered_dataset.js';
 import { renderedPhotos } from '../../src/data/rendered_photos.js';
 import { writeShards } from '../../src/data/shard_writer.js';
@@ -10,25 +10,24 @@ import { TrainingConsole } from '../../src/train/console.js';
 import { readJsonLog } from '../../src/train/json_log.js';
 import { train } from '../../src/train/trainer.js';
 import type { Context } from '../context.js';
-import { benchFolder } from '../fixtures.js';
+import { benchFolder, madeOnce } from '../fixtures.js';
 import { optimizer, type TrainingCase } from './cases.js';
 
 /** Steps between two lines of the log, each of which gives a sample. */
 const window = 5;
 
 /** Shards as users have them: JPEG photos and PNG masks, of rendered people. Made once. */
-async function shardsFolder(context: Context, size: number): Promise<string> {
-  const { quick } = context.settings;
+export async function shardsFolder(
+  size: number,
+  { quick, log }: { quick: boolean; log: (message: string) => void },
+): Promise<string> {
   const [identities, views] = quick ? [6, 4] : [128, 12];
-  const folder = join(benchFolder(), `shards-${identities}x${views}-${size}px`);
-  if (existsSync(folder)) return folder;
-  context.log(`rendering ${identities * views} photos to ${folder}`);
-  const { signal } = new AbortController();
-  const photos = renderedPhotos(new RenderedDataset({ identities, views }), size, {
-    encoding: 'jpg',
-    signal,
+  const folder = join(benchFolder(), `shards-v${rendererVersion}-${identities}x${views}-${size}px`);
+  await madeOnce(folder, async (temporary) => {
+    log(`rendering ${identities * views} photos to ${folder}`);
+    const photos = renderedPhotos(new RenderedDataset({ identities, views }), size, { encoding: 'jpg' });
+    await writeShards(temporary, photos);
   });
-  await writeShards(folder, photos, { signal });
   return folder;
 }
 
@@ -58,7 +57,12 @@ export async function trainFromShards(
       decoders: [{ type: 'mtd', patchSize }],
       data: {
         kind: 'shards',
-        path: await shardsFolder(context, imageSize),
+        path: await shardsFolder(imageSize, {
+          quick: context.settings.quick,
+          log: (message) => {
+            context.log(message);
+          },
+        }),
         heldOut: { identities: 0 },
       },
       sampling: { identities: one.identities, inputs: one.inputs, targets: one.targets },

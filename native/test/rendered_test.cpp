@@ -150,7 +150,8 @@ void images() {
     bool glasses;
     uint64_t hash;
   };
-  // Every machine must give these. They change when what is drawn changes, and only then.
+  // Every machine must give these. They change when what is drawn changes, and only then: rendererVersion in
+  // src/data/rendered.ts must be raised with them, or pictures that are kept on disk are taken for the new ones.
   constexpr Pin kPins[] = {
       {0, 0, 112, false, 0x323b745d56ffd515},
       {4, 1, 64, true, 0x24a666b1f5b70533},

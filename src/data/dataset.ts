@@ -17,7 +17,8 @@ export interface IdentityDataset {
   /**
    * One photo, the centre of it, with its shorter edge scaled to `size` pixels.
    * @throws {ImageError} `ERR_IMAGE_NOT_FOUND`, `ERR_IMAGE_UNREADABLE`, `ERR_IMAGE_TOO_LARGE`, or `ERR_PIXELS_INVALID` for a mask that
-   * does not have the photo's size; {FileError} `ERR_FILE` when the system fails to read, which is not the photo's fault
+   * does not have the photo's size; not the photo's fault are {FileError} `ERR_FILE` when the system fails to read, and {DisposedError}
+   * `ERR_DISPOSED` when the data set's files have been closed
    */
   read(identity: number, photo: number, size: number): Promise<TrainingPhoto>;
   close(): Promise<void>;
@@ -43,6 +44,6 @@ export interface EncodedPhoto {
 /** A data set of files, which can be packed as they are. */
 export interface EncodedDataset extends IdentityDataset {
   hasMask(identity: number, photo: number): boolean;
-  /** @throws {ImageError} `ERR_IMAGE_NOT_FOUND` or `ERR_IMAGE_UNREADABLE`; {FileError} `ERR_FILE` */
+  /** @throws {ImageError} `ERR_IMAGE_NOT_FOUND` or `ERR_IMAGE_UNREADABLE`; {FileError} `ERR_FILE`; {DisposedError} `ERR_DISPOSED` */
   encoded(identity: number, photo: number): Promise<EncodedPhoto>;
 }

@@ -5,7 +5,7 @@ import { typed } from '../graph/session.js';
 import { defined, describe } from '../options.js';
 import type { TrainingPhoto } from './dataset.js';
 import { faceRenderer } from './face_renderer.js';
-import { viewFields, type HeadPose, type ViewOptions } from './view_options.js';
+import { viewDefaults, viewFields, type HeadPose, type ViewOptions } from './view_options.js';
 
 /**
  * People and views rendered from a face model, with exact ground truth: training data that needs no download.
@@ -14,6 +14,12 @@ import { viewFields, type HeadPose, type ViewOptions } from './view_options.js';
  * from streams of their own, so that people of equal colouring and another shape can be made, and the other way round. A view (pose, expression,
  * gaze, light, background, clothes, glasses, crop, noise) is a seed and a number. The same request gives the same bytes on every machine.
  */
+
+/**
+ * What is drawn from a request. It must be raised whenever the pinned hashes in `test/rendered.test.ts` and `native/test/rendered_test.cpp` change: pictures that
+ * are kept on disk are told apart by it.
+ */
+export const rendererVersion = 1;
 
 /**
  * By convention people from this seed on are held out: never trained on, only evaluated.
@@ -134,11 +140,11 @@ export async function renderFace(options: RenderOptions): Promise<RenderedPhoto>
         viewSeed: viewSeed ?? identity,
         viewNumber: view,
         size,
-        crop: chosen.crop ?? 1,
+        crop: chosen.crop ?? viewDefaults.crop,
         pose: chosen.pose,
-        poseSpread: chosen.poseSpread ?? 1,
-        neutralExpression: chosen.expression === 'neutral',
-        jitter: chosen.jitter ?? true,
+        poseSpread: chosen.poseSpread ?? viewDefaults.poseSpread,
+        neutralExpression: (chosen.expression ?? viewDefaults.expression) === 'neutral',
+        jitter: chosen.jitter ?? viewDefaults.jitter,
         glasses: chosen.glasses,
       },
       cancellation,

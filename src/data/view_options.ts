@@ -24,6 +24,9 @@ export interface ViewOptions {
   readonly glasses?: boolean | undefined;
 }
 
+/** What is not chosen and not drawn either. */
+export const viewDefaults = { crop: 1, poseSpread: 1, expression: 'random', jitter: true } as const;
+
 const within = (least: number, most: number): z.ZodType<number> =>
   z.any().refine((value) => typeof value === 'number' && value >= least && value <= most, {
     error: ({ input }) => `is ${describe(input)}, expected a number from ${least} to ${most}`,

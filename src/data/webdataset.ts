@@ -1,6 +1,6 @@
 import { open, readdir, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
-import { ArgumentError, DatasetError, FileError, FormatError, ImageError, messageOf } from '../errors.js';
+import { ArgumentError, DatasetError, DisposedError, FileError, FormatError, ImageError, messageOf } from '../errors.js'; // prettier-ignore
 import { readSlice } from '../io/tar.js';
 import type { EncodedDataset, EncodedImage, EncodedPhoto, TrainingPhoto } from './dataset.js';
 import { describePhoto } from './photo.js';
@@ -145,15 +145,16 @@ export class ShardDataset implements EncodedDataset {
   async #slice(identity: number, photo: number, offset: number, bytes: number): Promise<Buffer> {
     const { shard, sample } = this.#photo(identity, photo);
     const opened = this.shards[shard];
+    // Not the photo's fault: whoever leaves out photos that cannot be read must not leave out this one.
+    if (!opened) throw new DisposedError(`the data set ${this.name} is closed`);
     try {
-      if (!opened) throw new Error('the data set is closed');
       return await readPhotoFile(`${opened.path}:${sample.key}`, () => readSlice(opened.file, offset, bytes));
     } catch (cause) {
       if (cause instanceof FileError) throw cause;
       const position = { identity, photo };
       throw new ImageError(
         'ERR_IMAGE_UNREADABLE',
-        `${describePhoto(`${opened?.path}:${sample.key}`, position)}: ${messageOf(cause)}`,
+        `${describePhoto(`${opened.path}:${sample.key}`, position)}: ${messageOf(cause)}`,
         { cause, ...position },
       );
     }

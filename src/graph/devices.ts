@@ -69,17 +69,17 @@ export function devices(): Devices {
 }
 
 /**
- * Opens a device; everything in the process that asks for the same shares one.
+ * What a device is called when it is opened: never `'auto'`.
  * @throws {ArgumentError} `ERR_INVALID_ARGUMENT`; {DeviceError} `ERR_DEVICE_UNAVAILABLE` with the reason
  */
-export function openDevice({ device: asked, threads }: DeviceOptions): NativeDevice {
+function resolvedName(asked: DeviceName | undefined): DeviceName {
   // An empty variable is an absent one, as for OMNI_ID_ISA.
   const preferred = process.env['OMNI_ID_DEVICE'];
   const given: string = asked ?? (preferred === undefined || preferred === '' ? 'auto' : preferred);
   if (!isDeviceName(given)) {
     throw new ArgumentError(`unknown device ${JSON.stringify(given)}: expected ${expectedDevice}`);
   }
-  if (given === 'cpu') return translated(() => new (native().Device)('cpu', threads));
+  if (given === 'cpu') return given;
   const { available, unavailable } = devices();
   const name = given === 'auto' ? available[0] : given === 'cuda:0' ? 'cuda' : given;
   if (name === undefined || !available.includes(name)) {
@@ -90,5 +90,26 @@ export function openDevice({ device: asked, threads }: DeviceOptions): NativeDev
       `device ${JSON.stringify(given)} is not available: ${reason}; devices: ${available.map((one) => JSON.stringify(one)).join(', ')}`,
     );
   }
+  return name;
+}
+
+/**
+ * Opens a device; everything in the process that asks for the same shares one.
+ * @throws {ArgumentError} `ERR_INVALID_ARGUMENT`; {DeviceError} `ERR_DEVICE_UNAVAILABLE` with the reason
+ */
+export function openDevice({ device, threads }: DeviceOptions): NativeDevice {
+  const name = resolvedName(device);
   return translated(() => new (native().Device)(name, threads));
+}
+
+/**
+ * Bytes of a device's own memory that this process has not taken yet; what others have taken of it is not known. Undefined for the CPU, which
+ * computes in the host's.
+ * @throws as {@link openDevice}
+ */
+export function freeDeviceMemory({ device, threads }: DeviceOptions): number | undefined {
+  const name = resolvedName(device);
+  const found = devices().cuda.find((one) => one.device === name);
+  if (!found) return undefined;
+  return Math.max(0, found.memoryBytes - openDevice({ device: name, threads }).memory().currentBytes);
 }

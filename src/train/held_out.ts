@@ -6,18 +6,14 @@ import type { Decoder } from './decoders.js';
 import type { TrainingEngine } from './engine.js';
 import { FewToManySampler } from './few_to_many.js';
 import { drawGrid, type GridBlock, type GridPicture, type Picture } from './grid.js';
-import { StepTensors } from './step_data.js';
+import { heldOutPrefetch, heldOutShape } from './memory.js';
 import { photoSize, samplingOf } from './run_parts.js';
+import { StepTensors } from './step_data.js';
+import type { StepShape } from './step_graph.js';
 
 /** People that are drawn. */
 const drawnPeople = 4;
-
-/** The largest number of identities, at most this many, that the people can be split into without a rest. */
-function identitiesAtOnce(people: number, most: number): number {
-  let count = Math.min(people, most);
-  while (people % count !== 0) count--;
-  return count;
-}
+const lossKind = { gradients: 'none', update: false, show: false } as const;
 
 /**
  * The loss on people that are not trained on, and pictures of how they are rebuilt: each of them once, with the same photos and patches every
@@ -26,6 +22,8 @@ function identitiesAtOnce(people: number, most: number): number {
 export class HeldOut {
   readonly #sampler: FewToManySampler;
   readonly #tensors: StepTensors;
+  /** Of what runs at once. */
+  readonly #shape: StepShape;
   readonly #identities: number;
   readonly #steps: number;
   readonly #size: number;
@@ -38,7 +36,8 @@ export class HeldOut {
     private readonly dataset: IdentityDataset,
     private readonly onProblem: (problem: PhotoProblem) => void,
   ) {
-    this.#identities = identitiesAtOnce(dataset.identities, config.sampling.identities);
+    this.#shape = heldOutShape(config, dataset.identities);
+    this.#identities = this.#shape.identities;
     this.#steps = dataset.identities / this.#identities;
     this.#size = photoSize(config);
     const inputs = config.sampling.inputs[1];
@@ -66,11 +65,15 @@ export class HeldOut {
     await this.#each(this.#steps, async (batch) => {
       const [part] = await this.#tensors.fill(batch, this.#size, 1);
       if (!part) return;
-      const kind = { gradients: 'none', update: false, show: false } as const;
-      const { losses } = await this.engine.run(part.shape, kind, part.data);
+      const { losses } = await this.engine.run(part.shape, lossKind, part.data);
       for (const { name, weight } of this.engine.model.decoders) total += weight * (losses[name] ?? NaN);
     });
     return total / this.#steps;
+  }
+
+  /** Bytes of the memory that the loss's intermediate values need. */
+  arenaBytes(): Promise<number> {
+    return this.engine.arenaBytes(this.#shape, lossKind);
   }
 
   /** Inputs, what the first decoder saw and made of the targets, and the targets of the first people. */
@@ -92,6 +95,7 @@ export class HeldOut {
       size: this.#size,
       firstStep: 0,
       endStep: steps,
+      ahead: heldOutPrefetch,
       onProblem: this.onProblem,
       reportAtMost: Infinity,
     });

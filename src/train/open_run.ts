@@ -17,7 +17,7 @@ import { HeldOut } from './held_out.js';
 import { runWeights, writeInitialWeights, type RunWeight } from './initial_weights.js';
 import { TrainingLogs } from './logs.js';
 import { openRunData, type RunData } from './run_data.js';
-import { checkMemory, memoryNeeds } from './memory.js';
+import { checkMemory, memoryFor, memoryNeeds } from './memory.js';
 import { decodersOf, openEngine, stepModel } from './run_parts.js';
 import { checkRunFolder, configName, configOfRun } from './run_folder.js';
 import { configOf, restoreRun, type RunProgress } from './run_state.js';
@@ -101,7 +101,7 @@ async function open(
 
   const decoders = decodersOf(config);
   const needs = await memoryNeeds(config, stepModel(config, decoders));
-  checkMemory(needs);
+  checkMemory(needs, memoryFor(config));
 
   const { keepLast, best } = config.checkpoints;
   const checkpoints = await Checkpoints.open(runFolder, { keepLast, best });

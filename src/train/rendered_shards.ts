@@ -4,7 +4,8 @@ import { hostname } from 'node:os';
 import { join } from 'node:path';
 import type { IdentityDataset } from '../data/dataset.js';
 import { openDataset } from '../data/open_dataset.js';
-import type { ViewOptions } from '../data/view_options.js';
+import { rendererVersion } from '../data/rendered.js';
+import { viewDefaults, type ViewOptions } from '../data/view_options.js';
 import { RenderedDataset } from '../data/rendered_dataset.js';
 import { writeShards, type PackedPhoto } from '../data/shard_writer.js';
 import { FileError, messageOf } from '../errors.js';
@@ -57,11 +58,12 @@ async function* decodedPhotos(
   }
 }
 
-/** Name of the folder that such people are kept in: all that they follow from. */
+/** Name of the folder that such people are kept in: all that they follow from. A choice that changes nothing is none. */
 function folderName({ identities, views, firstSeed, size, view }: RenderedPeople): string {
-  const chosen = JSON.stringify(Object.fromEntries(Object.entries(defined(view ?? {})).sort()));
-  const words = chosen.replace(/["{}]/g, '').replace(/[:,]/g, '-');
-  return `${firstSeed}-${identities}x${views}-${size}px${words === '' ? '' : `-${words}`}`;
+  const defaults: Readonly<Record<string, unknown>> = viewDefaults;
+  const chosen = Object.entries(defined(view ?? {})).filter(([field, value]) => value !== defaults[field]);
+  const words = JSON.stringify(Object.fromEntries(chosen.sort())).replace(/["{}]/g, '').replace(/[:,]/g, '-');
+  return `v${rendererVersion}-${firstSeed}-${identities}x${views}-${size}px${words === '' ? '' : `-${words}`}`;
 }
 
 /** Folders that this process is rendering into. */

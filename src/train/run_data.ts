@@ -53,7 +53,7 @@ export interface OpenRunDataOptions extends RenderedShardsOptions {
 }
 
 /** Bytes of held-out photos that are kept in memory. */
-const heldOutBytes = 256 * 1024 * 1024;
+export const heldOutCacheBytes = 256 * 1024 * 1024;
 
 type DataOf<Kind> = Extract<TrainingConfig['data'], { kind: Kind }>;
 
@@ -80,7 +80,7 @@ async function openRendered(
   const record = { kind: 'rendered', firstSeed: heldOutSeed, identities, trained, view } as const;
   if (identities === 0) return { training, heldOut: undefined, record, close };
   const people = new RenderedDataset({ identities, views: data.views, firstSeed: heldOutSeed, ...view });
-  return { training, heldOut: new CachedDataset(people, heldOutBytes), record, close };
+  return { training, heldOut: new CachedDataset(people, heldOutCacheBytes), record, close };
 }
 
 async function openStored({ kind, path, heldOut }: DataOf<'folder' | 'shards'>): Promise<RunData> {
@@ -97,7 +97,7 @@ async function openStored({ kind, path, heldOut }: DataOf<'folder' | 'shards'>):
       const names = Array.from({ length: identities }, (_, i) => from.identityName(first + i));
       const record: HeldOutRecord = { kind: 'stored', ofAnotherDataset, names };
       return {
-        heldOut: new CachedDataset(new DatasetRange(from, first, identities), heldOutBytes),
+        heldOut: new CachedDataset(new DatasetRange(from, first, identities), heldOutCacheBytes),
         record,
       };
     };

@@ -9,7 +9,7 @@ import { TrainingConsole } from './console.js';
 import { drawLossCurve, lossesOf } from './curve.js';
 import { exportModel } from './export.js';
 import { FewToManySampler } from './few_to_many.js';
-import { checkActivations, largestShape } from './memory.js';
+import { checkActivations, largestShape, memoryFor } from './memory.js';
 import { openRun, type RunParts } from './open_run.js';
 import { photoSize, samplingOf } from './run_parts.js';
 import { saveRun } from './run_state.js';
@@ -125,14 +125,15 @@ class Run {
       inputs: sampling.inputs[1],
       targets: sampling.targets,
     };
-    const sides = [0, 1].map(
-      () => new StepTensors(engine.session, config.encoder, engine.model.decoders, sizes),
-    );
+    const sides: StepTensors[] = [];
     const { stop } = this;
     const stopped = (): boolean => stop.received !== undefined || this.signal?.aborted === true;
-    await this.#tellMemory();
-    output.start(progress.step);
+    // The loader reads already: whatever fails from here on, the data set must not be closed under it.
     try {
+      while (sides.length < 2)
+        sides.push(new StepTensors(engine.session, config.encoder, engine.model.decoders, sizes));
+      await this.#tellMemory();
+      output.start(progress.step);
       await this.#steps(loader, sides, stopped);
     } finally {
       output.stop();
@@ -245,14 +246,15 @@ class Run {
 
   /** What a step needs at most, before the first one. */
   async #tellMemory(): Promise<void> {
-    const { config, engine, logs, console: output, progress } = this.parts;
+    const { config, engine, heldOut, logs, console: output, progress } = this.parts;
     output.note('preparing the first step');
     const shape = largestShape(config);
     const kind = { gradients: 'new', update: config.accumulation === 1, show: false } as const;
     // Values, gradients, and what the optimizer keeps.
     const parameterBytes = engine.layout.size * 4 * (engine.state.vectors.length + 1);
-    const activationBytes = await engine.arenaBytes(shape, kind);
-    checkActivations(activationBytes);
+    const ofStep = await engine.arenaBytes(shape, kind);
+    const activationBytes = Math.max(ofStep, (await heldOut?.arenaBytes()) ?? 0);
+    checkActivations(activationBytes, memoryFor(config));
     logs.event(progress.step, 'memory', { parameterBytes, activationBytes });
     const mb = (bytes: number): string => `${(bytes / 1e6).toFixed(0)} MB`;
     output.note(
