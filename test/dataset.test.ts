@@ -19,7 +19,8 @@ import { requireReadable, unreadablePhotos } from '../src/data/check_dataset.js'
 import type { EncodedDataset, IdentityDataset } from '../src/data/dataset.js';
 import { FolderDataset } from '../src/data/folder_dataset.js';
 import { openDataset } from '../src/data/open_dataset.js';
-import { photosToPack, type PhotoEncoding } from '../src/data/pack.js';
+import type { PhotoEncoding } from '../src/data/encode_square.js';
+import { photosToPack } from '../src/data/pack.js';
 import { readPhotoFile } from '../src/data/read_file.js';
 import { writeShards, type PackedPhoto, type ShardOptions } from '../src/data/shard_writer.js';
 import { ShardDataset } from '../src/data/webdataset.js';

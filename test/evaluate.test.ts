@@ -12,7 +12,7 @@ import { groupedTokens } from '../src/eval/identity_probe.js';
 import { meanTokens, neighbours } from '../src/eval/peoples_tokens.js';
 import { settingsOf, type EvaluateOptions } from '../src/eval/settings.js';
 import { heldOutSeed, MaskedTransformerDecoder, renderFace, RenderedDataset } from '../src/index.js';
-import type { HeldOutRecord } from '../src/io/held_out_record.js';
+import { readHeldOutRecord, type HeldOutRecord } from '../src/io/held_out_record.js';
 import { loadPair } from '../src/models/trained_pair.js';
 import { assertRejects, errorOf } from './support/errors.js';
 import { scratchFolder, write, writePeople } from './support/people.js';
@@ -185,6 +185,13 @@ test('a model is judged by the people that its training held out, whatever came 
   // Resumed, others would be held out, and those that were would be trained on.
   await assertRejects(() => run([...settings, 'steps=4'], { folder: trained.folder, resume: true }), 'ERR_DATASET', 'not the one that', 'held_out.json'); // prettier-ignore
   assert.is(logOf(trained.folder, 'train').length, 2);
+});
+
+test('a model says which views its training chose', async () => {
+  const view = { poseSpread: 0.5, jitter: false };
+  const { folder } = await run(['steps=1', `data.view=${JSON.stringify(view)}`]);
+  const expected = { kind: 'rendered', firstSeed: heldOutSeed, identities: 3, trained: { firstSeed: 0, identities: 6 }, view }; // prettier-ignore
+  assert.equal(await readHeldOutRecord(join(folder, 'model')), expected);
 });
 
 test('rendered people are seen as training saw its own, unless told otherwise', () => {

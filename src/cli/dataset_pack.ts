@@ -1,7 +1,8 @@
 import { resolve } from 'node:path';
 import type { UnreadablePhoto } from '../data/check_dataset.js';
 import { openDataset } from '../data/open_dataset.js';
-import { photosToPack, type PhotoEncoding } from '../data/pack.js';
+import type { PhotoEncoding } from '../data/encode_square.js';
+import { photosToPack } from '../data/pack.js';
 import { checkPackedPhotos, writeShards } from '../data/shard_writer.js';
 import { ArgumentError } from '../errors.js';
 import { counted, exitCodes, interruptSignal, printJson, progressBar, warn } from './output.js';

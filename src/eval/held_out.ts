@@ -1,8 +1,8 @@
+import { ahead } from '../data/ahead.js';
 import type { IdentityDataset, TrainingPhoto } from '../data/dataset.js';
 import { PhiloxStream } from '../data/philox.js';
 import { ArgumentError, DatasetError, ImageError } from '../errors.js';
 import { describe } from '../options.js';
-import { ahead } from './ahead.js';
 
 /** Photos of one held-out person. No photo is an input and a target. */
 export interface HeldOutPerson {
@@ -69,7 +69,7 @@ export async function readHeldOut(dataset: IdentityDataset, options: HeldOutOpti
   const people: HeldOutPerson[] = [];
   let unreadablePhotos = 0;
   let done = 0;
-  const reading = ahead(chosen.length, peopleAhead, (i) => readPerson(dataset, chosen[i] ?? 0, options));
+  const reading = ahead(chosen, peopleAhead, (identity) => readPerson(dataset, identity, options));
   for await (const { person, unreadable } of reading) {
     signal?.throwIfAborted();
     unreadablePhotos += unreadable;

@@ -1,9 +1,9 @@
+import { ahead, range } from '../data/ahead.js';
 import { normalised } from '../data/normalise.js';
 import type { ViewOptions } from '../data/view_options.js';
 import { RenderedDataset } from '../data/rendered_dataset.js';
 import type { ComputeOptions } from '../models/model.js';
 import type { OmniIdEncoder } from '../models/omni_id_encoder.js';
-import { ahead } from './ahead.js';
 import { linearProbe, type ProbeResult, type ProbeSet } from './ridge.js';
 
 /** Rendered people whose shape is read from ℓ. */
@@ -108,7 +108,7 @@ export async function identityProbe(
   const sizes = [...new Set(encoders.map(({ config }) => config.vision.imageSize))];
   const renderPerson = (person: number, size: number) =>
     Promise.all(Array.from({ length: photos }, (_, photo) => dataset.read(person, photo, size)));
-  const batches = ahead(Math.ceil(people / perCall), 2, (batch) => {
+  const batches = ahead(range(Math.ceil(people / perCall)), 2, (batch) => {
     const count = Math.min(perCall, people - batch * perCall);
     signal?.throwIfAborted();
     return Promise.all(

@@ -1,7 +1,7 @@
+import { ahead, range } from '../data/ahead.js';
 import { normalised } from '../data/normalise.js';
 import type { Tensor } from '../models/clip_vision_encoder.js';
 import type { OmniIdEncoder } from '../models/omni_id_encoder.js';
-import { ahead } from './ahead.js';
 
 /** ℓ of people, in one way or another: [people, L, C]. */
 export type PeoplesTokens = Tensor;
@@ -21,7 +21,7 @@ export async function peoplesTokens(
 ): Promise<PeoplesTokens> {
   const { tokens, width, imageProcessor } = encoder.config;
   const all = new Float32Array(people * tokens * width);
-  const batches = ahead(Math.ceil(people / peoplePerCall), 2, (batch) => {
+  const batches = ahead(range(Math.ceil(people / peoplePerCall)), 2, (batch) => {
     const first = batch * peoplePerCall;
     const count = Math.min(peoplePerCall, people - first);
     return Promise.all(Array.from({ length: count }, (_, i) => photosOf(first + i)));

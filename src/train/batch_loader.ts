@@ -1,3 +1,4 @@
+import { quiet } from '../data/ahead.js';
 import type { IdentityDataset, TrainingPhoto } from '../data/dataset.js';
 import { ArgumentError, DatasetError, DisposedError, ImageError } from '../errors.js';
 import { describe } from '../options.js';
@@ -95,12 +96,6 @@ function copyMask(from: Uint8Array, to: Uint8Array, size: number, flip: boolean)
     let source = flip ? start + size - 1 : start;
     for (let at = start; at < start + size; at++, source += step) to[at] = from[source] === 0 ? 0 : 1;
   }
-}
-
-/** The steps that follow are read on, but nobody waits for one that failed before it is asked for. */
-function quiet<T>(promise: Promise<T>): Promise<T> {
-  promise.catch(() => undefined);
-  return promise;
 }
 
 /** What was drawn for one identity of a step in the end, and its photos. */

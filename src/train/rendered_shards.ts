@@ -2,7 +2,9 @@ import { randomBytes } from 'node:crypto';
 import { readdir, rename, rm } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
+import { ahead, range } from '../data/ahead.js';
 import type { IdentityDataset } from '../data/dataset.js';
+import { encodedMask, encodedPhoto } from '../data/encode_square.js';
 import { openDataset } from '../data/open_dataset.js';
 import { rendererVersion } from '../data/rendered.js';
 import { viewDefaults, type ViewOptions } from '../data/view_options.js';
@@ -10,7 +12,6 @@ import { RenderedDataset } from '../data/rendered_dataset.js';
 import { writeShards, type PackedPhoto } from '../data/shard_writer.js';
 import { FileError, messageOf } from '../errors.js';
 import { exists, isSystemError, makeFolder } from '../io/files.js';
-import { bytesToNpy } from '../io/npy.js';
 import { defined } from '../options.js';
 
 /** Rendered people by the seeds of the first, and the size of their photos. */
@@ -31,31 +32,23 @@ export interface RenderedShardsOptions {
 }
 
 /** Photos that are rendered ahead, so that all of the renderer's threads work while one is written. */
-const ahead = 16;
+const renderedAhead = 16;
 
-async function* decodedPhotos(
+function decodedPhotos(
   { identities, views, firstSeed, size, view }: RenderedPeople,
   signal: AbortSignal | undefined,
-): AsyncGenerator<PackedPhoto> {
+): AsyncIterable<PackedPhoto> {
   const dataset = new RenderedDataset({ identities, views, firstSeed, ...view });
-  const total = identities * views;
-  const upcoming: Promise<PackedPhoto>[] = [];
-  const start = (index: number): void => {
+  const make = async (index: number): Promise<PackedPhoto> => {
     const identity = Math.floor(index / views);
-    const photo = dataset.read(identity, index % views, size).then(({ pixels, mask }): PackedPhoto => ({
+    const { pixels, mask } = await dataset.read(identity, index % views, size);
+    return {
       identity: dataset.identityName(identity),
-      image: { extension: 'npy', bytes: bytesToNpy(pixels, [size, size, 3]) },
-      mask: { extension: 'npy', bytes: bytesToNpy(mask, [size, size]) },
-    }));
-    photo.catch(() => undefined); // met when its turn comes
-    upcoming.push(photo);
+      image: await encodedPhoto(pixels, size, 'npy'),
+      mask: await encodedMask(mask, size, 'npy'),
+    };
   };
-  for (let index = 0; index < total; index++) {
-    signal?.throwIfAborted();
-    while (upcoming.length < ahead && index + upcoming.length < total) start(index + upcoming.length);
-    const next = upcoming.shift();
-    if (next) yield await next;
-  }
+  return ahead(range(identities * views), renderedAhead, make, signal);
 }
 
 /** Name of the folder that such people are kept in: all that they follow from. A choice that changes nothing is none. */

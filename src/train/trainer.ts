@@ -1,4 +1,5 @@
 import { join } from 'node:path';
+import { quiet } from '../data/ahead.js';
 import { FileError, InterruptedError, NumericError } from '../errors.js';
 import { writeFileAtomically } from '../io/atomic_file.js';
 import { makeFolder } from '../io/files.js';
@@ -326,10 +327,4 @@ class Run {
       throw new FileError(`no checkpoint of step ${progress.step}: ${error.message}; ${this.#saved}`, { cause: error }); // prettier-ignore
     }
   }
-}
-
-/** Steps that are prepared ahead: nobody waits for one that failed before its turn. */
-function quiet<T>(promise: Promise<T>): Promise<T> {
-  promise.catch(() => undefined);
-  return promise;
 }
