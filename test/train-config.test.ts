@@ -33,7 +33,7 @@ test('an empty file is a whole run', () => {
       crossBlocks: 2, selfBlocks: 2, mlpRatio: 4, maskRatio: 0.95,
     },
   ]); // prettier-ignore
-  assert.equal(config.sampling, { identities: 4, inputs: [3, 3], targets: 8, flip: 0.5 });
+  assert.equal(config.sampling, { identities: 4, inputs: [3, 3], targets: 8, targetsMayIncludeInputs: true, flip: 0.5 }); // prettier-ignore
   assert.equal(config.optimizer.betas, [0.9, 0.95]);
   assert.ok(config.data.kind === 'rendered' && config.data.size === 112);
   assert.equal(config.decoders.map(patchesOf), [{ all: 64, visible: 3 }]);
