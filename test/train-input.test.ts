@@ -110,7 +110,8 @@ test('data that cannot be trained on', async () => {
   const folder = newRun();
   const refused = async (dataset: string, heldOut: number, ...words: string[]): Promise<void> => {
     await assertRejects(() => run(onFolder(dataset, heldOut), { folder }), 'ERR_DATASET', ...words);
-    assert.not.ok(readdirSync(folder).includes('log.jsonl'), 'training had begun');
+    const left = readdirSync(folder);
+    for (const name of ['log.jsonl', 'config.json']) assert.not.ok(left.includes(name), `${name} of no run`);
   };
   await refused(empty, 0, `${empty}: no identities`);
   const some = await people({ ann: 3, ben: 3, cid: 3 });

@@ -122,8 +122,10 @@ async function open(
     const begun = await configOfRun(runFolder);
     if (begun !== undefined) checkResumable(begun, config, configPath);
   }
-  const json = `${JSON.stringify(config, null, 2)}\n`;
-  await writeFileAtomically(configPath, (file) => file.writeFile(json));
+  const begin = (): Promise<void> =>
+    writeFileAtomically(configPath, (file) => file.writeFile(`${JSON.stringify(config, null, 2)}\n`));
+  // Rendering takes long and can be gone on with; data that is refused begins no run.
+  if (config.data.kind === 'rendered') await begin();
 
   closers.push(() => {
     output.prepared();
@@ -142,6 +144,7 @@ async function open(
     if (data.heldOut) await requireReadable(data.heldOut, { signal });
   }
   if (stored) await checkSamePeople(runFolder, data.record);
+  if (config.data.kind !== 'rendered') await begin();
   await writeHeldOutRecord(runFolder, data.record);
 
   const millions = (needs.parameters / 1e6).toPrecision(3);
