@@ -69,9 +69,8 @@ export async function readHeldOut(dataset: IdentityDataset, options: HeldOutOpti
   const people: HeldOutPerson[] = [];
   let unreadablePhotos = 0;
   let done = 0;
-  const reading = ahead(chosen, peopleAhead, (identity) => readPerson(dataset, identity, options));
+  const reading = ahead(chosen, peopleAhead, (identity) => readPerson(dataset, identity, options), signal);
   for await (const { person, unreadable } of reading) {
-    signal?.throwIfAborted();
     unreadablePhotos += unreadable;
     if (person) people.push(person);
     options.onPerson?.(++done, chosen.length);

@@ -108,16 +108,20 @@ export async function identityProbe(
   const sizes = [...new Set(encoders.map(({ config }) => config.vision.imageSize))];
   const renderPerson = (person: number, size: number) =>
     Promise.all(Array.from({ length: photos }, (_, photo) => dataset.read(person, photo, size)));
-  const batches = ahead(range(Math.ceil(people / perCall)), 2, (batch) => {
-    const count = Math.min(perCall, people - batch * perCall);
-    signal?.throwIfAborted();
-    return Promise.all(
-      Array.from({ length: count }, async (_, i) => {
-        const rendered = await Promise.all(sizes.map((size) => renderPerson(batch * perCall + i, size)));
-        return new Map(sizes.map((size, at) => [size, rendered[at] ?? []]));
-      }),
-    );
-  });
+  const batches = ahead(
+    range(Math.ceil(people / perCall)),
+    2,
+    (batch) => {
+      const count = Math.min(perCall, people - batch * perCall);
+      return Promise.all(
+        Array.from({ length: count }, async (_, i) => {
+          const rendered = await Promise.all(sizes.map((size) => renderPerson(batch * perCall + i, size)));
+          return new Map(sizes.map((size, at) => [size, rendered[at] ?? []]));
+        }),
+      );
+    },
+    signal,
+  );
   let first = 0;
   for await (const batch of batches) {
     for (const features of all) {

@@ -24,7 +24,6 @@ export class HeldOut {
   readonly #tensors: StepTensors;
   /** Of what runs at once. */
   readonly #shape: StepShape;
-  readonly #identities: number;
   readonly #steps: number;
   readonly #size: number;
   /** The one whose pictures are drawn. */
@@ -37,14 +36,14 @@ export class HeldOut {
     private readonly onProblem: (problem: PhotoProblem) => void,
   ) {
     this.#shape = heldOutShape(config, dataset.identities);
-    this.#identities = this.#shape.identities;
-    this.#steps = dataset.identities / this.#identities;
+    const { identities } = this.#shape;
+    this.#steps = dataset.identities / identities;
     this.#size = photoSize(config);
     const inputs = config.sampling.inputs[1];
     const { targets } = config.sampling;
     this.#sampler = new FewToManySampler(dataset, {
       ...samplingOf(config),
-      identitiesPerStep: this.#identities,
+      identitiesPerStep: identities,
       inputs,
       flipProbability: 0,
       targetsMayIncludeInputs: false,
@@ -53,7 +52,7 @@ export class HeldOut {
     if (!decoder) throw new Error('a run has a decoder');
     this.#decoder = decoder;
     this.#tensors = new StepTensors(engine.session, config.encoder, engine.model.decoders, {
-      identities: this.#identities,
+      identities,
       inputs,
       targets,
     });
@@ -79,7 +78,7 @@ export class HeldOut {
   /** Inputs, what the first decoder saw and made of the targets, and the targets of the first people. */
   async draw(): Promise<GridPicture> {
     const blocks: GridBlock[] = [];
-    const steps = Math.min(this.#steps, Math.ceil(drawnPeople / this.#identities));
+    const steps = Math.min(this.#steps, Math.ceil(drawnPeople / this.#shape.identities));
     await this.#each(steps, async (batch) => {
       blocks.push(...(await this.#blocks(batch)));
     });
@@ -158,7 +157,7 @@ export class HeldOut {
       const add = (name: string, count: number): void => {
         tensors.set(name, engine.session.tensor({ dtype: 'f32', shape: [count] }));
       };
-      add('tokens', this.#identities * tokens * width);
+      add('tokens', this.#shape.identities * tokens * width);
       for (const decoder of engine.model.decoders)
         if (sizeOf(decoder) > 0) add(`prediction ${decoder.name}`, sizeOf(decoder));
       const shown = Object.fromEntries([...tensors].map(([name, tensor]) => [name, { tensor, element: 0 }]));

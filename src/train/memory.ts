@@ -40,19 +40,23 @@ export function memoryFor({ device, threads }: TrainingConfig): AvailableMemory 
   return { host: availableMemory(), device: freeDeviceMemory({ device, threads }) };
 }
 
-/** The largest micro-batch of a run. */
-export function largestShape({ sampling, accumulation }: TrainingConfig): StepShape {
-  const identities = sampling.identities / accumulation;
+/** So many people with the most photos that they can have. */
+function shapeOf(identities: number, { sampling }: TrainingConfig): StepShape {
   return { identities, photos: identities * sampling.inputs[1], targets: identities * sampling.targets };
+}
+
+/** The largest micro-batch of a run. */
+export function largestShape(config: TrainingConfig): StepShape {
+  return shapeOf(config.sampling.identities / config.accumulation, config);
 }
 
 /**
  * What held-out people run as: as many each time, without a rest, and no more at once than in a micro-batch, which was cut to fit.
  */
-export function heldOutShape({ sampling, accumulation }: TrainingConfig, people: number): StepShape {
-  let identities = Math.min(people, sampling.identities / accumulation);
+export function heldOutShape(config: TrainingConfig, people: number): StepShape {
+  let identities = Math.min(people, largestShape(config).identities);
   while (people % identities !== 0) identities--;
-  return { identities, photos: identities * sampling.inputs[1], targets: identities * sampling.targets };
+  return shapeOf(identities, config);
 }
 
 /** What a run takes, found out without taking it. */
@@ -99,13 +103,13 @@ async function largestArena(
 
 /** Held-out photos are the same every time, and kept; beside them are those of a step that is being made of them, and of the ones that are ready. */
 function photoBytes(config: TrainingConfig): Pick<MemoryNeeds, 'tensors' | 'photos'> {
-  const { sampling, accumulation, encoder, decoders, data } = config;
+  const { sampling, encoder, decoders, data } = config;
   const { identities, targets } = sampling;
   const [, inputs] = sampling.inputs;
   const pixels = photoSize(config) ** 2;
   const people = data.heldOut.identities;
   // How people are divided is not known before they are counted.
-  const peopleAtOnce = Math.min(people, identities / accumulation);
+  const peopleAtOnce = Math.min(people, largestShape(config).identities);
   // Bytes of a person's inputs, targets and masks in a batch; f32 on the device.
   const inBatch = pixels * (3 * inputs + 4 * targets);
   const onDevice =
