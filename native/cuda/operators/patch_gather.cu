@@ -123,6 +123,16 @@ PatchGrid checked_grid(const PatchGrid& grid, const char* op) {
   return grid;
 }
 
+// body(std::true_type{}) or body(std::false_type{}): the order of a row's elements.
+template <typename Body>
+void with_order(bool channels_first, Body&& body) {
+  if (channels_first) {
+    body(std::true_type{});
+  } else {
+    body(std::false_type{});
+  }
+}
+
 class PatchGatherKernel final : public PatchKernel {
  public:
   PatchGatherKernel(const Arguments& a, CudaDevice& device, const PatchGrid& grid)
@@ -140,15 +150,10 @@ class PatchGatherKernel final : public PatchKernel {
     const unsigned threads = blocks_for(divided_up(out.type.columns(), rounds), kWarp) * kWarp;
     const dim3 blocks(static_cast<unsigned>(per_image_), along_yz(images_));
     with_type(output_, [&]<typename T>(T) {
-      const auto go = [&](auto kernel) {
-        launch<decltype(kernel)::value>(stream, blocks, threads, 0, call.inputs[0].as<const float>(), images_, grid_,
-                                        visible(call.inputs[1]), out.as<T>(), out.row_stride);
-      };
-      if (channels_first_) {
-        go(std::integral_constant<decltype(&gather_kernel<T, true>), gather_kernel<T, true>>{});
-      } else {
-        go(std::integral_constant<decltype(&gather_kernel<T, false>), gather_kernel<T, false>>{});
-      }
+      with_order(channels_first_, [&]<typename First>(First) {
+        launch<gather_kernel<T, First::value>>(stream, blocks, threads, 0, call.inputs[0].as<const float>(), images_, grid_,
+                                               visible(call.inputs[1]), out.as<T>(), out.row_stride);
+      });
     });
   }
 
@@ -174,15 +179,11 @@ class PatchGatherGradientKernel final : public PatchKernel {
                       along_yz(images_));
     const TensorView& rows = call.inputs[0];
     with_type(rows_, [&]<typename T>(T) {
-      const auto go = [&](auto kernel) {
-        launch<decltype(kernel)::value>(stream, blocks, kPatchThreads, 0, rows.as<const T>(), rows.row_stride, images_, grid_,
-                                        visible(call.inputs[1]), tiles, Divisor(tiles), call.outputs[0].as<float>());
-      };
-      if (channels_first_) {
-        go(std::integral_constant<decltype(&gather_gradient_kernel<T, true>), gather_gradient_kernel<T, true>>{});
-      } else {
-        go(std::integral_constant<decltype(&gather_gradient_kernel<T, false>), gather_gradient_kernel<T, false>>{});
-      }
+      with_order(channels_first_, [&]<typename First>(First) {
+        launch<gather_gradient_kernel<T, First::value>>(stream, blocks, kPatchThreads, 0, rows.as<const T>(), rows.row_stride,
+                                                        images_, grid_, visible(call.inputs[1]), tiles, Divisor(tiles),
+                                                        call.outputs[0].as<float>());
+      });
     });
   }
 
