@@ -64,4 +64,5 @@ export {
   type TrainingConfigInput,
 } from './train/config.js';
 export { trainingPresets, type TrainingPresetName } from './train/presets.js';
+export type { TrainingProgress } from './train/console.js';
 export { train, type TrainOptions, type TrainResult } from './train/trainer.js';

@@ -1,3 +1,4 @@
+import { Stream } from 'node:stream';
 import sharp from 'sharp';
 import { z } from 'zod';
 import { ArgumentError } from './errors.js';
@@ -119,8 +120,9 @@ const schemas = {
   train: z.strictObject({
     runFolder: is('the path of a folder', (value) => typeof value === 'string' && value !== ''),
     resume: is('true or false', (value) => typeof value === 'boolean'),
-    console: is('a TrainingConsole', (value) => typeof value === 'object' && value !== null),
+    output: is('a writable stream or null', (value) => value === null || value instanceof Stream),
     signal,
+    onProgress: callback,
   }),
 };
 

@@ -333,7 +333,7 @@ test('a disk that becomes full: the last checkpoint survives, and the run goes o
   }
   try {
     await assertRejects(
-      () => run([], { folder, onLine: (line) => (full ||= line.startsWith('step 8/')) }),
+      () => run([], { folder, onProgress: ({ step }) => (full ||= step === 8) }),
       'ERR_FILE',
       'ENOSPC',
       'no checkpoint of step 9',

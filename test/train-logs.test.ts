@@ -160,19 +160,40 @@ function collected(isTTY: boolean): { stream: ConsoleStream; text: () => string 
   return { stream, text: () => text };
 }
 
-const progress = { loss: 0.34567, identitiesPerSecond: 12.345, dataWait: 0.0123, learningRate: 3e-4 };
+const progress = {
+  steps: 1000,
+  loss: 0.34567,
+  identitiesPerSecond: 12.345,
+  dataWait: 0.0123,
+  learningRate: 3e-4,
+};
 
-test('in a pipe every update is a plain line', () => {
+test('in a pipe there are lines for the first step, those of the log, and when there was none for long', () => {
   const { stream, text } = collected(false);
   let now = 0;
   const lines = new TrainingConsole({ steps: 1000, stream, now: () => now });
   lines.start(100);
-  now = 50;
-  lines.update({ step: 200, ...progress });
+  const told = (step: number, seconds: number, due: boolean): void => {
+    now = seconds;
+    lines.update({ step, ...progress }, due);
+  };
+  told(101, 1, false);
+  told(102, 20, false);
+  told(103, 21, false);
+  told(104, 22, false);
+  told(200, 40, true);
+  now = 59;
+  lines.between('held-out people', 8, 64);
+  now = 60;
+  lines.between('held-out people', 16, 64);
   lines.note('saved');
   lines.stop();
-  // 100 steps in 50 s: 800 more take 400 s.
-  assert.is(text(), 'step 200/1000 | loss 0.3457 | 12.3 identities/s | data wait 1.2 % | lr 3.00e-4 | 6m40s left\nsaved\n');
+  const line = (step: number, left: string): string =>
+    `step ${step}/1000 | loss 0.3457 | 12.3 identities/s | data wait 1.2 % | lr 3.00e-4 | ${left} left`;
+  // 100 steps in 40 s: 800 more take 320 s.
+  assert.equal(text().trimEnd().split('\n'), [
+    line(101, '14m59s'), line(103, '1h44m'), line(200, '5m20s'), 'held-out people 16/64', 'saved',
+  ]);
 }); // prettier-ignore
 
 test('on a terminal there is a bar', () => {
@@ -182,7 +203,7 @@ test('on a terminal there is a bar', () => {
   bar.start(0);
   now = 10;
   bar.note('a note');
-  bar.update({ step: 5, ...progress });
+  bar.update({ step: 5, ...progress }, false);
   bar.stop();
   for (const part of ['step 5/10', 'loss 0.3457', '50%', '10s left', 'a note\n', '\x1b['])
     assert.ok(text().includes(part), `${part} is not in ${JSON.stringify(text())}`);

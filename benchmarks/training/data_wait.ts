@@ -1,12 +1,10 @@
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { Writable } from 'node:stream';
 import { rendererVersion } from '../../src/data/rendered.js';
 import { RenderedDataset } from '../../src/data/rendered_dataset.js';
 import { renderedPhotos } from '../../src/data/rendered_photos.js';
 import { writeShards } from '../../src/data/shard_writer.js';
 import { parseTrainingConfig } from '../../src/train/config.js';
-import { TrainingConsole } from '../../src/train/console.js';
 import { readJsonLog } from '../../src/train/json_log.js';
 import { train } from '../../src/train/trainer.js';
 import type { Context } from '../context.js';
@@ -76,12 +74,7 @@ export async function trainFromShards(
     },
     'the benchmark',
   );
-  const silent = new Writable({
-    write: (_chunk, _encoding, done) => {
-      done();
-    },
-  });
-  await train(config, { runFolder, console: new TrainingConsole({ steps, stream: silent }) });
+  await train(config, { runFolder, output: null });
   const lines = readJsonLog(join(runFolder, 'log.jsonl')).filter(({ kind }) => kind === 'train');
   await rm(runFolder, { recursive: true });
   const numbers = (field: string): number[] => lines.slice(1).map((line) => Number(line[field]));

@@ -2,7 +2,6 @@ import { resolve } from 'node:path';
 import { Option, type Command } from 'commander';
 import { ArgumentError } from '../errors.js';
 import { readTrainingConfig } from '../train/config.js';
-import { TrainingConsole } from '../train/console.js';
 import { trainingPresets } from '../train/presets.js';
 import { exitCodeOf } from '../train/signals.js';
 import { train } from '../train/trainer.js';
@@ -26,8 +25,7 @@ export async function trainCommand(file: string | undefined, options: TrainComma
   const source = file ?? { json: trainingPresets[preset ?? 'nano-synth'], name: `preset ${preset ?? ''}` };
   const config = await readTrainingConfig(source, set);
   const runFolder = resolve(options.out ?? `runs/${preset ?? 'train'}`);
-  const console_ = new TrainingConsole({ steps: config.steps });
-  const result = await train(config, { runFolder, resume, console: console_ });
+  const result = await train(config, { runFolder, resume });
   const { step, finished, loss, heldOutLoss, skipped, unreadablePhotos, stoppedBy } = result;
   if (options.json === true) printJson({ runFolder, ...result });
   else {

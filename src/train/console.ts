@@ -1,10 +1,14 @@
 import { SingleBar } from 'cli-progress';
 
-/** How training goes, for people. */
+/** How training goes, after a step. */
 export interface TrainingProgress {
   /** Steps that have been made. */
   readonly step: number;
+  /** Steps of the whole run. */
+  readonly steps: number;
+  /** Smoothed over about fifty steps of this process; NaN while all of them were skipped. */
   readonly loss: number;
+  /** Since the last line of the log, as is `dataWait`. */
   readonly identitiesPerSecond: number;
   /** Share of the time that the engine waited for data. */
   readonly dataWait: number;
@@ -22,7 +26,7 @@ export function duration(seconds: number): string {
   return `${Math.floor(whole / 86_400)}d${two(Math.floor((whole % 86_400) / 3600))}h`;
 }
 
-/** The longest time without a line while a run is made ready. */
+/** The longest time without a line, unless a single step takes longer. */
 const quietSeconds = 20;
 
 /** A stream that may be a terminal. */
@@ -35,7 +39,7 @@ export class TrainingConsole {
   #preparation: SingleBar | undefined;
   readonly #now: () => number;
   readonly #steps: number;
-  /** When the last line of a preparation was written. */
+  /** When the last line was written. */
   #said = -Infinity;
   #began: { step: number; seconds: number } | undefined;
 
@@ -59,10 +63,8 @@ export class TrainingConsole {
   preparing(what: string, done: number, total: number): void {
     if (this.#stream.isTTY !== true) {
       // A line at the beginning, for every tenth, and when there was none for long.
-      const due = done === total || (done * 10) % total < 10 || this.#now() - this.#said >= quietSeconds;
-      if (!due) return;
-      this.#said = this.#now();
-      this.#stream.write(`${what}: ${done}/${total}\n`);
+      if (done === total || (done * 10) % total < 10 || this.#isQuiet)
+        this.#line(`${what}: ${done}/${total}`);
       return;
     }
     if (!this.#preparation) {
@@ -82,11 +84,16 @@ export class TrainingConsole {
   /** Begins to count time, at the step that training goes on from. */
   start(step: number): void {
     this.#began = { step, seconds: this.#now() };
+    this.#said = -Infinity;
     this.#bar?.start(this.#steps, step, { facts: 'starting', left: '?' });
   }
 
-  /** Steps made now; on a terminal the bar follows, elsewhere a line is written. */
-  update(progress: TrainingProgress): void {
+  /**
+   * A step has been made. On a terminal the bar follows; elsewhere a line is written for the first one, when it is `due`, and when there was none
+   * for long.
+   */
+  update(progress: TrainingProgress, due: boolean): void {
+    if (!this.#bar && !due && !this.#isQuiet) return;
     const { step, loss, identitiesPerSecond, dataWait, learningRate } = progress;
     const { step: first, seconds: begin } = (this.#began ??= { step, seconds: this.#now() });
     const perStep = (this.#now() - begin) / (step - first);
@@ -99,8 +106,24 @@ export class TrainingConsole {
     if (this.#bar) this.#bar.update(step, { facts, left });
     else {
       const rate = learningRate.toExponential(2);
-      this.#stream.write(`step ${step}/${this.#steps} | ${facts} | lr ${rate} | ${left} left\n`);
+      this.#line(`step ${step}/${this.#steps} | ${facts} | lr ${rate} | ${left} left`);
     }
+  }
+
+  /** Work between two steps, such as the loss of held-out people: how much of it is done. */
+  between(what: string, done: number, total: number): void {
+    const facts = `${what} ${done}/${total}`;
+    if (this.#bar) this.#bar.update({ facts });
+    else if (this.#isQuiet) this.#line(facts);
+  }
+
+  get #isQuiet(): boolean {
+    return this.#now() - this.#said >= quietSeconds;
+  }
+
+  #line(text: string): void {
+    this.#said = this.#now();
+    this.#stream.write(`${text}\n`);
   }
 
   /** A line of its own, above the bar. */

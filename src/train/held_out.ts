@@ -58,14 +58,20 @@ export class HeldOut {
     });
   }
 
-  /** Mean of the weighted losses over all held-out people. */
-  async loss(): Promise<number> {
+  /**
+   * Mean of the weighted losses over all held-out people.
+   * @param onProgress told of people that are done, and of all
+   */
+  async loss(onProgress?: (done: number, total: number) => void): Promise<number> {
     let total = 0;
+    let done = 0;
     await this.#each(this.#steps, async (batch) => {
       const [part] = await this.#tensors.fill(batch, this.#size, 1);
       if (!part) return;
       const { losses } = await this.engine.run(part.shape, lossKind, part.data);
       for (const { name, weight } of this.engine.model.decoders) total += weight * (losses[name] ?? NaN);
+      done += this.#shape.identities;
+      onProgress?.(done, this.dataset.identities);
     });
     return total / this.#steps;
   }

@@ -10,7 +10,7 @@ import {
 } from '../io/held_out_record.js';
 import { Checkpoints, type DamagedCheckpoint } from './checkpoints.js';
 import { checkResumable, difference, type TrainingConfig } from './config.js';
-import { TrainingConsole } from './console.js';
+import type { TrainingConsole } from './console.js';
 import { DataReport } from './data_report.js';
 import type { TrainingEngine } from './engine.js';
 import { HeldOut } from './held_out.js';
@@ -25,7 +25,7 @@ import { configOf, restoreRun, type RunProgress } from './run_state.js';
 export interface OpenRunOptions {
   readonly runFolder: string;
   readonly resume?: boolean | undefined;
-  readonly console?: TrainingConsole | undefined;
+  readonly console: TrainingConsole;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -92,10 +92,9 @@ async function checkSamePeople(runFolder: string, record: HeldOutRecord): Promis
 
 async function open(
   config: TrainingConfig,
-  { runFolder, resume = false, signal = new AbortController().signal, ...options }: OpenRunOptions,
+  { runFolder, resume = false, signal = new AbortController().signal, console: output }: OpenRunOptions,
   closers: Closer[],
 ): Promise<RunParts> {
-  const output = options.console ?? new TrainingConsole({ steps: config.steps });
   const configPath = join(runFolder, configName);
   await checkRunFolder(runFolder, resume);
 

@@ -1,7 +1,7 @@
 /** Share of the smoothed loss that a step keeps. */
 const kept = 0.98;
 
-/** What the steps since the last look took. */
+/** What some steps took. */
 export interface MeteredSteps {
   readonly stepsPerSecond: number;
   /** Share of the time that was spent waiting for data. */
@@ -43,11 +43,17 @@ export class StepMeter {
     return this.#seconds > 0 ? this.#waited / this.#seconds : 0;
   }
 
-  /** The steps since the last call. */
-  look(): MeteredSteps {
+  /** The steps since the last {@link look}. */
+  get sinceLook(): MeteredSteps {
     const { steps, seconds, waited } = this.#last;
-    this.#last = { steps: this.#steps, seconds: this.#seconds, waited: this.#waited };
     const spent = this.#seconds - seconds;
     return { stepsPerSecond: (this.#steps - steps) / spent, dataWait: (this.#waited - waited) / spent };
+  }
+
+  /** The steps since the last call. */
+  look(): MeteredSteps {
+    const metered = this.sinceLook;
+    this.#last = { steps: this.#steps, seconds: this.#seconds, waited: this.#waited };
+    return metered;
   }
 }

@@ -1,4 +1,5 @@
 import { join } from 'node:path';
+import { Writable } from 'node:stream';
 import { quiet } from '../data/ahead.js';
 import { FileError, InterruptedError, NumericError } from '../errors.js';
 import { writeFileAtomically } from '../io/atomic_file.js';
@@ -6,7 +7,7 @@ import { makeFolder } from '../io/files.js';
 import { checkFolder, checkOptions } from '../options.js';
 import { BatchLoader } from './batch_loader.js';
 import { checkTrainingConfig, type TrainingConfig } from './config.js';
-import { TrainingConsole } from './console.js';
+import { TrainingConsole, type TrainingProgress } from './console.js';
 import { drawLossCurve, lossesOf } from './curve.js';
 import { exportModel } from './export.js';
 import { FewToManySampler } from './few_to_many.js';
@@ -27,8 +28,10 @@ export interface TrainOptions {
    * checkpoints is refused then.
    */
   readonly resume?: boolean;
-  /** Where progress is written. Default: stderr. */
-  readonly console?: TrainingConsole;
+  /** Told after every step. */
+  readonly onProgress?: (progress: TrainingProgress) => void;
+  /** Where it is told in words how training goes: a progress bar on a terminal, lines elsewhere. `null`: nowhere. Default: stderr. */
+  readonly output?: NodeJS.WritableStream | null;
   /** Ends training after the step under way; a checkpoint is saved. While the run is made ready: rejects with the signal's reason. */
   readonly signal?: AbortSignal;
 }
@@ -66,22 +69,41 @@ export async function train(config: TrainingConfig, options: TrainOptions): Prom
   checkTrainingConfig(config);
   checkOptions('train', options);
   checkFolder(options.runFolder);
-  const output = options.console ?? new TrainingConsole({ steps: config.steps });
+  const { onProgress } = options;
+  const stream = options.output === null ? nowhere() : options.output;
+  const output = new TrainingConsole({ steps: config.steps, ...(stream && { stream }) });
   const opening = new AbortController();
   using stop = new StopSignals((name) => {
     output.note(`${name}: stopping before the first step; once more ends at once`);
     opening.abort(new InterruptedError(name, `${name}: ended before the first step`));
   });
   const signals = [opening.signal, ...(options.signal ? [options.signal] : [])];
-  const parts = await openRun(config, { ...options, console: output, signal: AbortSignal.any(signals) });
+  const { runFolder, resume } = options;
+  const parts = await openRun(config, { runFolder, resume, console: output, signal: AbortSignal.any(signals) }); // prettier-ignore
   stop.onStop = (name) => {
     output.note(`${name}: finishing the step and saving; once more gives the step up`);
   };
   try {
-    return await new Run(parts, options.signal, stop).train();
+    return await new Run(parts, { signal: options.signal, stop, onProgress }).train();
   } finally {
     await parts.close();
   }
+}
+
+/** A stream that writes nothing. */
+function nowhere(): Writable {
+  return new Writable({
+    write: (_chunk, _encoding, done) => {
+      done();
+    },
+  });
+}
+
+/** What ends a run early, and who is told of it. */
+interface RunOptions {
+  readonly signal: AbortSignal | undefined;
+  readonly stop: StopSignals;
+  readonly onProgress: TrainOptions['onProgress'];
 }
 
 /** What a step came to. */
@@ -101,8 +123,7 @@ class Run {
 
   constructor(
     private readonly parts: RunParts,
-    private readonly signal: AbortSignal | undefined,
-    private readonly stop: StopSignals,
+    private readonly options: RunOptions,
   ) {}
 
   async train(): Promise<TrainResult> {
@@ -127,8 +148,8 @@ class Run {
       targets: sampling.targets,
     };
     const sides: StepTensors[] = [];
-    const { stop } = this;
-    const stopped = (): boolean => stop.received !== undefined || this.signal?.aborted === true;
+    const { stop, signal } = this.options;
+    const stopped = (): boolean => stop.received !== undefined || signal?.aborted === true;
     // The loader reads already: whatever fails from here on, the data set must not be closed under it.
     try {
       while (sides.length < 2)
@@ -208,7 +229,7 @@ class Run {
     for (const [i, { shape, data }] of batches.entries()) {
       const gradients = i === 0 ? 'new' : 'more';
       const kind = { gradients, update: i === batches.length - 1, show: false } as const;
-      const result = await this.stop.abortable(
+      const result = await this.options.stop.abortable(
         `step ${progress.step + 1} was given up; ${this.#saved}`,
         (signal) => engine.run(shape, kind, data, { settings, signal }),
       );
@@ -269,9 +290,11 @@ class Run {
     const { log, checkpoints, steps } = config;
     const { step } = progress;
     const due = (every: number | null): boolean => every !== null && step % every === 0;
-    if (due(log.every) || step === steps) this.#log(outcome);
+    this.#tell(outcome, due(log.every) || step === steps);
     if (heldOut && log.evaluateEvery !== null && (due(log.evaluateEvery) || step === steps)) {
-      const loss = await heldOut.loss();
+      const loss = await heldOut.loss((done, total) => {
+        output.between('held-out people', done, total);
+      });
       progress.heldOutLoss = loss;
       progress.heldOutStep = step;
       logs.scalars(step, 'held_out', { loss });
@@ -283,15 +306,18 @@ class Run {
     if (due(checkpoints.every)) await this.#save();
   }
 
-  #log({ loss, losses, norm }: StepOutcome): void {
+  /** @param due whether the log has a line of this step */
+  #tell({ loss, losses, norm }: StepOutcome, due: boolean): void {
     const { config, logs, console: output, progress } = this.parts;
     const { step } = progress;
-    const { stepsPerSecond, dataWait } = this.#meter.look();
+    const { stepsPerSecond, dataWait } = due ? this.#meter.look() : this.#meter.sinceLook;
     const identitiesPerSecond = stepsPerSecond * config.sampling.identities;
     const learningRate = this.#learningRate(step - 1);
     const rates = { learningRate, identitiesPerSecond, dataWait };
-    logs.scalars(step, 'train', { loss, ...losses, gradNorm: norm, ...rates });
-    output.update({ step, loss: this.#meter.smoothedLoss, ...rates });
+    if (due) logs.scalars(step, 'train', { loss, ...losses, gradNorm: norm, ...rates });
+    const told = { step, steps: config.steps, loss: this.#meter.smoothedLoss, ...rates };
+    output.update(told, due);
+    this.options.onProgress?.(told);
   }
 
   async #draw(): Promise<void> {

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { Writable } from 'node:stream';
 import { readSafetensors } from '../../src/io/safetensors.js';
 import { parseTrainingConfig, type TrainingConfig } from '../../src/train/config.js';
-import { TrainingConsole } from '../../src/train/console.js';
+import type { TrainingProgress } from '../../src/train/console.js';
 import { readJsonLog, type LogEntry } from '../../src/train/json_log.js';
 import { withSettings } from '../../src/train/settings.js';
 import { train, type TrainResult } from '../../src/train/trainer.js';
@@ -61,8 +61,9 @@ export const newRun = (): string => at(`run-${runs++}`);
 export interface TinyOptions {
   readonly folder?: string;
   readonly resume?: boolean;
-  /** Told of every line that the console prints. */
+  /** Told of every line that is printed. */
   readonly onLine?: (line: string) => void;
+  readonly onProgress?: (progress: TrainingProgress) => void;
   readonly signal?: AbortSignal;
 }
 
@@ -74,7 +75,7 @@ export interface TinyRun {
 }
 
 export async function run(settings: readonly string[] = [], options: TinyOptions = {}): Promise<TinyRun> {
-  const { folder = newRun(), resume = false, onLine, signal } = options;
+  const { folder = newRun(), resume = false, onLine, onProgress, signal } = options;
   const config = tinyConfig(settings);
   let printed = '';
   const stream = new Writable({
@@ -87,7 +88,8 @@ export async function run(settings: readonly string[] = [], options: TinyOptions
   const result = await train(config, {
     runFolder: folder,
     resume,
-    console: new TrainingConsole({ steps: config.steps, stream }),
+    output: stream,
+    ...(onProgress && { onProgress }),
     ...(signal && { signal }),
   });
   return { folder, result, printed };
@@ -103,8 +105,8 @@ export async function runUntil(
   return run(settings, {
     ...options,
     signal: controller.signal,
-    onLine: (line) => {
-      if (line.startsWith(`step ${step}/`)) controller.abort();
+    onProgress: (progress) => {
+      if (progress.step === step) controller.abort();
     },
   });
 }
