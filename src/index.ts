@@ -64,5 +64,10 @@ export {
   type TrainingConfigInput,
 } from './train/config.js';
 export { trainingPresets, type TrainingPresetName } from './train/presets.js';
+export {
+  exportCheckpoint,
+  type ExportCheckpointOptions,
+  type ExportedCheckpoint,
+} from './train/export_checkpoint.js';
 export type { TrainingProgress } from './train/console.js';
 export { train, type TrainOptions, type TrainResult } from './train/trainer.js';

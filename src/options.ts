@@ -49,6 +49,7 @@ function wholeNumber(least: number, most: number): z.ZodType {
   );
 }
 
+const path = is('the path of a folder', (value) => typeof value === 'string' && value !== '');
 const callback = is('a function', (value) => typeof value === 'function');
 const signal = is('an AbortSignal', (value) => value instanceof AbortSignal);
 
@@ -102,7 +103,7 @@ const schemas = {
     ...deviceFields,
     seed,
     signal,
-    vision: is('the path of a folder', (value) => typeof value === 'string' && value !== ''),
+    vision: path,
   }),
   embed: z.strictObject({ ...decodeFields, signal, onProgress: callback, onPhotoError: callback }),
   embedImages: z.strictObject({
@@ -117,8 +118,16 @@ const schemas = {
   losses: z.strictObject(targetFields),
   reconstruct: z.strictObject({ ...targetFields, format: oneOf('format', ['f32', 'rgb']) }),
   prepare: z.strictObject({ ...decodeFields, signal }),
+  exportCheckpoint: z.strictObject({
+    runFolder: path,
+    folder: path,
+    checkpoint: is(
+      '"latest", "best" or a step',
+      (value) => typeof value === 'string' || typeof value === 'number',
+    ),
+  }),
   train: z.strictObject({
-    runFolder: is('the path of a folder', (value) => typeof value === 'string' && value !== ''),
+    runFolder: path,
     resume: is('true or false', (value) => typeof value === 'boolean'),
     output: is('a writable stream or null', (value) => value === null || value instanceof Stream),
     signal,

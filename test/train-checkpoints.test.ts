@@ -99,7 +99,7 @@ test('tensors larger than a piece are read and written in pieces', async () => {
 test('a run without checkpoints has no latest and no best', async () => {
   await using checkpoints = await Checkpoints.open(newRun(), keepAll);
   assert.is(await checkpoints.latest(), undefined);
-  assert.is(await checkpoints.best(), undefined);
+  assert.is(await bestCheckpoint(checkpoints.runFolder), undefined);
   assert.is(await latestCheckpoint(join(scratch, 'nowhere')), undefined);
 });
 

@@ -10,7 +10,7 @@ import { linear, maskedL1 } from '../src/graph/operators.js';
 import type { Session } from '../src/graph/session.js';
 import type { Scope } from '../src/nn/scope.js';
 import type { Decoder, DecoderTensors, ExportedDecoder, TargetPicture, TargetShape } from '../src/train/decoders.js'; // prettier-ignore
-import { exportModel } from '../src/train/export.js';
+import { exportModel, trainedWeights } from '../src/train/export.js';
 import { HeldOut } from '../src/train/held_out.js';
 import { runWeights, writeInitialWeights } from '../src/train/initial_weights.js';
 import { decodersOf, openEngine } from '../src/train/run_parts.js';
@@ -93,7 +93,7 @@ test('held-out losses, pictures and the exported model are what the decoder give
     assert.is(Math.floor(grey) >= 6 * 28 * 28, shows, `${grey} grey pixels`);
     const folder = at(`model-${decoders.map(({ name }) => name).join('-')}`);
     const nobody = { kind: 'stored' as const, ofAnotherDataset: false, names: [] };
-    await exportModel(folder, config, engine, runWeights(config, engine), nobody);
+    await exportModel(folder, config.encoder, decoders, trainedWeights(engine, runWeights(config, engine)), nobody); // prettier-ignore
     assert.equal(readdirSync(folder).sort(), ['config.json', 'held_out.json', 'model.safetensors', ...decoders.map(({ name }) => name)].sort()); // prettier-ignore
     assert.equal(JSON.parse(readFileSync(join(folder, 'number/config.json'), 'utf8')), { model_type: 'number' }); // prettier-ignore
     const weights = await floatsOf(join(folder, 'number/model.safetensors'));

@@ -1,5 +1,6 @@
 // What a run takes is known before it takes it, and a run that fails before its first step leaves nothing behind.
 import { existsSync } from 'node:fs';
+import { join } from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { CachedDataset } from '../src/data/cached_dataset.js';
@@ -8,6 +9,7 @@ import { ShardDataset } from '../src/data/webdataset.js';
 import { openDevice } from '../src/graph/devices.js';
 import { HeldOut } from '../src/train/held_out.js';
 import { writeInitialWeights } from '../src/train/initial_weights.js';
+import { checkDisk, diskNeeds } from '../src/train/disk.js';
 import { checkActivations, checkMemory, largestShape, memoryNeeds } from '../src/train/memory.js';
 import { decodersOf, openEngine, stepModel } from '../src/train/run_parts.js';
 import { assertRejects, errorOf } from './support/errors.js';
@@ -72,13 +74,27 @@ test('more memory than there is: told before anything is made', async () => {
     const engine = openEngine(config, decodersOf(config));
     const kind = { gradients: 'new', update: false, show: false } as const;
     assert.is(needs.state, 4 * engine.layout.size * (engine.state.vectors.length + 1));
+    assert.is(needs.checkpoint, 4 * engine.layout.size * engine.state.vectors.length);
     assert.is(needs.activations, await engine.arenaBytes(largestShape(config), kind));
     engine.dispose();
   }
 });
 
+test('more on disk than there is: told before anything is made', async () => {
+  const needs = { parameters: 7e6, checkpoint: 1e9 };
+  // Two last ones, the best one, and one that is written before another goes; the model.
+  assert.is(diskNeeds(needs, { keepLast: 2, best: true, stored: 0 }), 4.028e9);
+  assert.is(diskNeeds(needs, { keepLast: 2, best: false, stored: 1 }), 2.028e9);
+  assert.is(diskNeeds(needs, { keepLast: 2, best: true, stored: 9 }), 1.028e9);
+  await checkDisk('runs/new', 4e9, 4e9);
+  await checkDisk(join(newRun(), 'not/there/yet'), 1);
+  const folder = newRun();
+  await assertRejects(() => checkDisk(folder, 4e9, 3.9e9), 'ERR_FILE', folder, 'need 4.00 GB', '3.90 GB are free', 'keepLast'); // prettier-ignore
+  await assertRejects(() => checkDisk(folder, 1e18), 'ERR_FILE', 'are free');
+});
+
 test('what lies on the device is compared with its memory, photos that are made ready with the host’s', async () => {
-  const needs = { parameters: 7e6, state: 100e9, initialisation: 20e9, activations: 13e9, tensors: 4e9, photos: 2e9 }; // prettier-ignore
+  const needs = { parameters: 7e6, state: 100e9, checkpoint: 80e9, initialisation: 20e9, activations: 13e9, tensors: 4e9, photos: 2e9 }; // prettier-ignore
   const fits = (host: number, device?: number, changed: Partial<typeof needs> = {}): void => {
     checkMemory({ ...needs, ...changed }, { host, device });
   };

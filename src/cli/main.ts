@@ -6,6 +6,7 @@ import { exitCodeOf } from '../train/signals.js';
 import { addDatasetCommand } from './dataset.js';
 import { embed, type EmbedCommand } from './embed.js';
 import { addEvaluateCommand } from './evaluate.js';
+import { addExportCommand } from './export.js';
 import { convert, info, init } from './models.js';
 import { jsonOption, wholeNumber } from './options.js';
 import { addTrainCommand } from './train.js';
@@ -100,6 +101,7 @@ program
   });
 
 addTrainCommand(program);
+addExportCommand(program);
 addDatasetCommand(program);
 addReconstructCommand(program);
 addEvaluateCommand(program);

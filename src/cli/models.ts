@@ -11,7 +11,7 @@ import type { SaveDType } from '../models/save.js';
 import { exitCodes, interruptSignal, printJson, progressBar } from './output.js';
 
 /** A model is not replaced by accident: it may have taken days to train. */
-async function checkFree(folder: string, force: boolean): Promise<void> {
+export async function checkFree(folder: string, force: boolean): Promise<void> {
   for (const name of ['config.json', 'model.safetensors']) {
     if (!force && (await exists(join(folder, name))))
       throw new FileError(`${folder} already holds ${name}: --force replaces it`);

@@ -95,6 +95,26 @@ export async function latestCheckpoint(
   return firstWhole(runFolder, await checkpointNames(runFolder), onDamaged);
 }
 
+/** Steps of a run's checkpoints, the last one first; empty when there are none. @throws {FileError} `ERR_FILE` */
+export async function checkpointSteps(runFolder: string): Promise<number[]> {
+  return (await checkpointNames(runFolder)).map(stepOf);
+}
+
+/**
+ * The checkpoint of a step, every byte of it checked; undefined when there is none.
+ * @throws {FormatError} `ERR_FORMAT` when it is damaged; {FileError} `ERR_FILE`
+ */
+export async function checkpointOfStep(
+  runFolder: string,
+  step: number,
+): Promise<StoredCheckpoint | undefined> {
+  return firstWhole(
+    runFolder,
+    (await checkpointNames(runFolder)).filter((name) => stepOf(name) === step),
+    undefined,
+  );
+}
+
 async function byHeldOutLoss(runFolder: string): Promise<string[]> {
   const losses: [name: string, loss: number][] = [];
   for (const name of await checkpointNames(runFolder)) {
@@ -146,11 +166,6 @@ export class Checkpoints implements AsyncDisposable {
   /** See {@link latestCheckpoint}. */
   latest(onDamaged?: (damaged: DamagedCheckpoint) => void): Promise<StoredCheckpoint | undefined> {
     return latestCheckpoint(this.runFolder, onDamaged);
-  }
-
-  /** See {@link bestCheckpoint}. */
-  best(onDamaged?: (damaged: DamagedCheckpoint) => void): Promise<StoredCheckpoint | undefined> {
-    return bestCheckpoint(this.runFolder, onDamaged);
   }
 
   /**

@@ -18,6 +18,8 @@ export interface MemoryNeeds {
   readonly parameters: number;
   /** Values, gradients, moments, the moving average, and weights that are frozen. */
   readonly state: number;
+  /** Of a checkpoint on disk: all of the state but gradients. */
+  readonly checkpoint: number;
   /** What the host holds only while weights get their first values. */
   readonly initialisation: number;
   /** Values between the operators of a step, or of one of held-out people; 0 when they are not known before there are weights, as with frozen ones. */
@@ -79,6 +81,7 @@ export async function memoryNeeds(config: TrainingConfig, model: StepModel): Pro
   return {
     parameters: all.reduce((sum, weight) => sum + count(weight), 0),
     state: 4 * size * vectors + frozen,
+    checkpoint: 4 * size * (vectors - 1) + frozen,
     initialisation: bytesOf('encoder') + Math.max(...model.decoders.map(({ name }) => bytesOf(name))),
     activations: weights.size > 0 ? 0 : await largestArena(config, graphs),
     ...photoBytes(config),

@@ -8,10 +8,11 @@ import {
   writeHeldOutRecord,
   type HeldOutRecord,
 } from '../io/held_out_record.js';
-import { Checkpoints, type DamagedCheckpoint } from './checkpoints.js';
+import { Checkpoints, checkpointSteps, type DamagedCheckpoint } from './checkpoints.js';
 import { checkResumable, difference, type TrainingConfig } from './config.js';
 import type { TrainingConsole } from './console.js';
 import { DataReport } from './data_report.js';
+import { checkDisk, diskNeeds } from './disk.js';
 import type { TrainingEngine } from './engine.js';
 import { HeldOut } from './held_out.js';
 import { runWeights, writeInitialWeights, type RunWeight } from './initial_weights.js';
@@ -105,6 +106,10 @@ async function open(
   const { keepLast, best } = config.checkpoints;
   const checkpoints = await Checkpoints.open(runFolder, { keepLast, best });
   closers.push(() => checkpoints.close());
+  await checkDisk(
+    runFolder,
+    diskNeeds(needs, { keepLast, best, stored: (await checkpointSteps(runFolder)).length }),
+  );
   await removeTemporaryFiles(runFolder, false);
   for (const name of ownFolders) await removeTemporaryFiles(join(runFolder, name), true);
   const damaged: DamagedCheckpoint[] = [];

@@ -34,7 +34,7 @@ interface RunState {
 }
 
 /** Weights that are not trained: the state's vectors do not have them. */
-const fixedGroup = 'fixed';
+export const fixedGroup = 'fixed';
 
 /** The configuration that a checkpoint was made with, as JSON. */
 export function configOf(stored: StoredCheckpoint): unknown {

@@ -9,7 +9,7 @@ import { BatchLoader } from './batch_loader.js';
 import { checkTrainingConfig, type TrainingConfig } from './config.js';
 import { TrainingConsole, type TrainingProgress } from './console.js';
 import { drawLossCurve, lossesOf } from './curve.js';
-import { exportModel } from './export.js';
+import { exportModel, trainedWeights } from './export.js';
 import { FewToManySampler } from './few_to_many.js';
 import { checkActivations, largestShape, memoryFor } from './memory.js';
 import { openRun, type RunParts } from './open_run.js';
@@ -165,7 +165,8 @@ class Run {
     const finished = progress.step >= steps;
     if (this.#savedHere !== progress.step) await this.#save();
     if (finished) await this.#draw();
-    await exportModel(join(runFolder, 'model'), config, engine, this.parts.weights, data.record);
+    const trained = trainedWeights(engine, this.parts.weights);
+    await exportModel(join(runFolder, 'model'), config.encoder, engine.model.decoders, trained, data.record);
     await this.#drawCurve();
     const summary = report.summary();
     if (summary !== undefined) output.note(summary);

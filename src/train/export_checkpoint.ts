@@ -1,0 +1,125 @@
+import { open, type FileHandle } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
+import { ArgumentError, FileError } from '../errors.js';
+import type { OmniIdEncoderConfig } from '../io/config.js';
+import { heldOutName, readHeldOutRecord } from '../io/held_out_record.js';
+import { omniIdWeights } from '../models/omni_id_encoder.js';
+import { checkFolder, checkOptions, describe } from '../options.js';
+import type { StoredCheckpoint } from './checkpoint_folder.js';
+import { bestCheckpoint, checkpointOfStep, checkpointSteps, latestCheckpoint } from './checkpoints.js';
+import { parseTrainingConfig } from './config.js';
+import { exportModel, type ExportedWeight } from './export.js';
+import type { StateVector } from './parameters.js';
+import { decodersOf } from './run_parts.js';
+import { configOf, fixedGroup } from './run_state.js';
+
+export interface ExportCheckpointOptions {
+  /** Folder of the run. */
+  readonly runFolder: string;
+  /** Folder to write the model into, as training does into `model/` of the run. Made where there is none; a model that is there is replaced. */
+  readonly folder: string;
+  /** `best` has the lowest held-out loss of those that are kept; a number is that step's. Default: `latest`. */
+  readonly checkpoint?: 'latest' | 'best' | number;
+}
+
+/** What was exported. */
+export interface ExportedCheckpoint {
+  readonly step: number;
+  /** Undefined when it was not measured at that step. */
+  readonly heldOutLoss: number | undefined;
+}
+
+async function find(runFolder: string, which: 'latest' | 'best' | number): Promise<StoredCheckpoint> {
+  if (which !== 'latest' && which !== 'best' && !(Number.isSafeInteger(which) && which >= 0))
+    throw new ArgumentError(`checkpoint is ${describe(which)}, expected "latest", "best" or a step`);
+  const found =
+    which === 'latest'
+      ? await latestCheckpoint(runFolder)
+      : which === 'best'
+        ? await bestCheckpoint(runFolder)
+        : await checkpointOfStep(runFolder, which);
+  if (found) return found;
+  const steps = await checkpointSteps(runFolder);
+  const there = steps.length > 0 ? `there are those of steps ${steps.join(', ')}` : 'there is none';
+  const missing = which === 'best' ? 'with a held-out loss' : 'of this step';
+  throw new FileError(`${runFolder} has no checkpoint${which === 'latest' ? '' : ` ${missing}`}: ${there}`);
+}
+
+/** The weights in a group of a checkpoint, read from a file that is open. */
+async function weightsOf(
+  stored: StoredCheckpoint,
+  group: string,
+  file: FileHandle,
+): Promise<ExportedWeight[]> {
+  const tensors = await stored.tensors(group);
+  return [...tensors].map(([name, { shape, byteOffset }]) => ({
+    name,
+    shape,
+    read: async (first: number, count: number) => {
+      const bytes = new Uint8Array(4 * count);
+      for (let done = 0; done < bytes.length;) {
+        const { bytesRead } = await file.read(
+          bytes,
+          done,
+          bytes.length - done,
+          byteOffset + 4 * first + done,
+        );
+        if (bytesRead === 0) throw new FileError(`${stored.path(group)} became shorter while it was read`);
+        done += bytesRead;
+      }
+      return new Float32Array(bytes.buffer);
+    },
+  }));
+}
+
+/** The encoder's weights as its list of weights has them, then all others: as training writes them. */
+function inPublishedOrder(
+  weights: readonly ExportedWeight[],
+  encoder: OmniIdEncoderConfig,
+): ExportedWeight[] {
+  const places = new Map([...omniIdWeights(encoder).keys()].map((name, i) => [`encoder.${name}`, i]));
+  const placeOf = ({ name }: ExportedWeight): number => places.get(name) ?? places.size;
+  return [...weights].sort((a, b) => placeOf(a) - placeOf(b));
+}
+
+/**
+ * Writes the model of one of a run's checkpoints, as training does of its last step: the moving average of the weights where the run keeps one. The
+ * run may be going on meanwhile. Peak memory: 16 MiB.
+ * @throws {ArgumentError} `ERR_INVALID_ARGUMENT`; {FileError} `ERR_FILE` when there is no such checkpoint; {FormatError} `ERR_FORMAT` when it is damaged
+ */
+export async function exportCheckpoint(options: ExportCheckpointOptions): Promise<ExportedCheckpoint> {
+  checkOptions('exportCheckpoint', options);
+  const { runFolder, folder, checkpoint = 'latest' } = options;
+  checkFolder(runFolder);
+  checkFolder(folder);
+  const stored = await find(runFolder, checkpoint);
+  const record = await readHeldOutRecord(runFolder);
+  if (!record)
+    throw new FileError(`${join(runFolder, heldOutName)} is missing: expected it beside the checkpoints`);
+  if (resolve(folder) === resolve(runFolder))
+    throw new ArgumentError(
+      `${folder} is the run’s own folder, whose config.json is another: expected a folder for the model`,
+    );
+  const config = parseTrainingConfig(configOf(stored), stored.folder);
+  const trained: StateVector = stored.groups.includes('average') ? 'average' : 'values';
+  const groups = [trained, ...stored.groups.filter((group) => group === fixedGroup)];
+  const files: FileHandle[] = [];
+  try {
+    const weights: ExportedWeight[] = [];
+    for (const group of groups) {
+      const file = await open(stored.path(group), 'r');
+      files.push(file);
+      weights.push(...(await weightsOf(stored, group, file)));
+    }
+    await exportModel(
+      folder,
+      config.encoder,
+      decodersOf(config),
+      inPublishedOrder(weights, config.encoder),
+      record,
+    );
+  } finally {
+    for (const file of files) await file.close();
+  }
+  return { step: stored.step, heldOutLoss: stored.heldOutLoss };
+}

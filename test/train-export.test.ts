@@ -1,0 +1,97 @@
+// The model of one of a run's checkpoints.
+import { existsSync, readFileSync, readdirSync, truncateSync } from 'node:fs';
+import { join } from 'node:path';
+import { test } from 'uvu';
+import * as assert from 'uvu/assert';
+import { exportCheckpoint } from '../src/train/export_checkpoint.js';
+import { assertRejects } from './support/errors.js';
+import { at, cleanUp, fail, succeed } from './support/cli.js';
+import { cleanUp as cleanUpRuns, newRun, run, runUntil } from './support/tiny_run.js';
+
+test.after(() => {
+  cleanUp();
+  cleanUpRuns();
+});
+
+const files = [
+  'config.json',
+  'held_out.json',
+  'model.safetensors',
+  'mtd/config.json',
+  'mtd/model.safetensors',
+];
+
+function assertSameModel(a: string, b: string): void {
+  assert.equal(readdirSync(a).sort(), readdirSync(b).sort());
+  for (const file of files)
+    assert.ok(readFileSync(join(a, file)).equals(readFileSync(join(b, file))), `${file} of ${a} and ${b}`);
+}
+
+const everyThird = ['log.evaluateEvery=3', 'checkpoints.keepLast=9'];
+
+for (const settings of [
+  everyThird,
+  [...everyThird, 'optimizer.emaDecay=null', 'optimizer.frozen=["encoder.vision_model.*"]'],
+]) {
+  test(`the model of any checkpoint is the one that a run ending there writes: ${settings.join(' ')}`, async () => {
+    const { folder, result } = await run(settings);
+    const last = await exportCheckpoint({ runFolder: folder, folder: at('latest') });
+    assert.is(last.step, result.step);
+    assertSameModel(at('latest'), join(folder, 'model'));
+
+    const stopped = await runUntil(6, settings);
+    const sixth = await exportCheckpoint({ runFolder: folder, folder: at('sixth'), checkpoint: 6 });
+    assert.is(sixth.step, 6);
+    assertSameModel(at('sixth'), join(stopped.folder, 'model'));
+
+    const losses = new Map<number, number>();
+    for (const step of readdirSync(join(folder, 'checkpoints')).map((name) =>
+      Number(name.slice('step-'.length)),
+    )) {
+      const { heldOutLoss } = await exportCheckpoint({
+        runFolder: folder,
+        folder: at('any'),
+        checkpoint: step,
+      });
+      if (heldOutLoss !== undefined) losses.set(step, heldOutLoss);
+    }
+    assert.ok(losses.size >= 3, `${losses.size} losses`);
+    const best = await exportCheckpoint({ runFolder: folder, folder: at('best'), checkpoint: 'best' });
+    assert.is(best.heldOutLoss, Math.min(...losses.values()));
+    assert.is(losses.get(best.step), best.heldOutLoss);
+  });
+}
+
+test('on the command line', async () => {
+  const { folder } = await run(everyThird);
+  const told = JSON.parse(await succeed('export', folder, '--checkpoint', 'best', '--out', at('told'), '--json')) as object; // prettier-ignore
+  const best = await exportCheckpoint({ runFolder: folder, folder: at('again'), checkpoint: 'best' });
+  assert.equal(told, { folder: at('told'), ...best });
+  assertSameModel(at('told'), at('again'));
+  await fail(['export', folder, '--out', at('told')], {
+    exit: 1,
+    code: 'ERR_FILE',
+    words: ['--force replaces it'],
+  });
+  assert.match(await succeed('export', folder, '--out', at('told'), '--force'), 'the model of step');
+  await fail(['export', folder, '--checkpoint', 'last', '--out', at('x')], { exit: 2, code: 'ERR_INVALID_ARGUMENT', words: ['latest, best or a step'] }); // prettier-ignore
+});
+
+test('what there is not, and what is damaged', async () => {
+  const { folder } = await run(['log.evaluateEvery=null']);
+  const to = at('nothing');
+  const refused = (checkpoint: unknown, code: string, ...words: string[]) =>
+    assertRejects(() => exportCheckpoint({ runFolder: folder, folder: to, checkpoint: checkpoint as 'best' }), code, ...words); // prettier-ignore
+  await refused('best', 'ERR_FILE', 'no checkpoint with a held-out loss', 'there are those of steps');
+  await refused(2, 'ERR_FILE', 'no checkpoint of this step', 'there are those of steps');
+  await refused('first', 'ERR_INVALID_ARGUMENT', '"first"', '"latest", "best" or a step');
+  await refused(-1, 'ERR_INVALID_ARGUMENT', '-1', '"latest", "best" or a step');
+  await assertRejects(() => exportCheckpoint({ runFolder: newRun(), folder: to }), 'ERR_FILE', 'no checkpoint: there is none'); // prettier-ignore
+  await assertRejects(() => exportCheckpoint({ runFolder: folder, folder }), 'ERR_INVALID_ARGUMENT', 'the run’s own folder'); // prettier-ignore
+  for (const name of readdirSync(join(folder, 'checkpoints')))
+    truncateSync(join(folder, 'checkpoints', name, 'average.safetensors'), 5000);
+  await refused('latest', 'ERR_FORMAT', 'average.safetensors has 5000 bytes');
+  assert.not.ok(existsSync(to));
+});
+
+test.run();
