@@ -74,6 +74,14 @@ test('a configuration that is no JSON, or not there', async () => {
   await assertRejects(() => readTrainingConfig(at('none.json')), 'ERR_FILE', 'none.json', 'ENOENT');
 });
 
+test('patterns that freeze nothing: told before data and weights are made', async () => {
+  const folder = newRun();
+  const settings = ['optimizer.frozen=["encoder.*","vision_model.*"]', `data.cache=${join(folder, 'never')}`];
+  await assertRejects(() => run(settings, { folder }), 'ERR_CONFIG', 'no parameter matches "vision_model.*"', 'names are like '); // prettier-ignore
+  await assertRejects(() => run(['optimizer.frozen=["*"]'], { folder }), 'ERR_CONFIG', 'something to train');
+  assert.not(existsSync(folder));
+});
+
 test('what programs without types may pass', async () => {
   const runFolder = newRun();
   const config = tinyConfig();
