@@ -135,7 +135,7 @@ test('evaluate: data on disk has no pairs and no probe', async () => {
   const table = await succeed(...judge('--data', at('people'), '--views', '4'));
   assert.not.match(table, 'probe');
   assert.not.match(table, 'equal shape');
-  assert.match(table, 'left out for lack of photos: 1 people');
+  assert.match(table, 'left out for lack of photos: 1 person');
   assert.match(table, 'without a mask');
   await fail(judge('--data', at('people'), '--views', '5'), { exit: 1, code: 'ERR_DATASET', words: ['0 people', 'at least 2'] }); // prettier-ignore
   await fail(judge('--data', at('people'), '--crop', '2'), { exit: 2, code: 'ERR_INVALID_ARGUMENT', words: ['--crop', 'without --data'] }); // prettier-ignore

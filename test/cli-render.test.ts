@@ -68,6 +68,7 @@ test('photos, masks and labels', async () => {
   const options = ['--identities', '3', '--views', '2', '--first-seed', '900000', '--first-view', '5'];
   const result = JSON.parse(await succeed(...render(at('set'), ...options, '--json'))) as { photos: number };
   assert.is(result.photos, 6);
+  assert.match(await succeed(...render(at('one'), '--identities', '1', '--views', '1')), ': 1 photo of 1 person, seeds'); // prettier-ignore
   assert.equal(readdirSync(at('set')).sort(), ['900000', '900001', '900002', 'rendered.json']);
   assert.equal(readdirSync(at('set', '900001')).sort(), ['000.mask.png', '000.png', '001.mask.png', '001.png', 'labels.jsonl']); // prettier-ignore
   const [, second] = labelsOf('set', '900001');
@@ -95,7 +96,7 @@ test('more people are added to a folder, of the same kind only', async () => {
   const before = readFileSync(at('more', '1', '000.png'));
   const output = await succeed(...render(at('more'), '--identities', '4', '--views', '1'));
   assert.match(output, '2 photos of 2 people');
-  assert.match(output, '2 more were there');
+  assert.match(output, 'besides 2 people already there');
   assert.equal(readFileSync(at('more', '1', '000.png')), before);
   assert.equal(readdirSync(at('more')).sort(), ['0', '1', '2', '3', 'rendered.json']);
   await fail(render(at('more'), '--identities', '4', '--views', '2'), { exit: 2, code: 'ERR_INVALID_ARGUMENT', words: ['other options', '"views": 2'] }); // prettier-ignore

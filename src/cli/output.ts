@@ -50,11 +50,6 @@ export function interruptSignal(): AbortSignal {
   return controller.signal;
 }
 
-/** `1 photo`, `2 photos`. */
-export function counted(n: number, one: string, many = `${one}s`): string {
-  return `${n} ${n === 1 ? one : many}`;
-}
-
 export function printJson(value: unknown): void {
   process.stdout.write(`${JSON.stringify(value, null, 2)}\n`);
 }
