@@ -30,7 +30,7 @@ test('inspect tells what a folder holds', async () => {
     ' 4  █████████████ 1\n',
     'face masks: 52.4 % of the photos',
     'sizes: 24 × 24 (21)',
-    '1 of 3 identities have too few photos for 3 inputs and 8 targets',
+    'identities with too few photos for 3 inputs and 8 targets: 1 of 3; theirs are drawn several times',
     'photos were not decoded: --check decodes all of them',
   ])
     assert.ok(stdout.includes(line), `"${line}" is not in ${stdout}`);

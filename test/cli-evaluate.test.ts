@@ -48,6 +48,18 @@ test('reconstruct: a picture of inputs, masked target, reconstruction and target
   assert.equal(await sharp(at('again.png')).raw().toBuffer(), data);
 });
 
+test('reconstruct: a folder of inputs is the photos in it', async () => {
+  const folder = join(root, 'examples/photos/rendered-1');
+  const options = ['--target', photo(4), '--out', at('folder.png'), '--json'];
+  const ended = await omniId(['reconstruct', '--weights', pair, '--inputs', folder, ...options]);
+  assertEnded(ended, 0);
+  assert.match(ended.stderr, 'the target is one of the inputs');
+  const result = JSON.parse(ended.stdout) as { inputs: string[]; loss: number };
+  assert.equal(result.inputs, [1, 2, 3, 4].map(photo));
+  const listed = await omniId(['reconstruct', '--weights', pair, '--inputs', ...result.inputs, ...options]);
+  assert.is((JSON.parse(listed.stdout) as { loss: number }).loss, result.loss);
+});
+
 test('reconstruct: what is wrong is told before or instead of a picture', async () => {
   const out = at('none.png');
   const usage = { exit: 2, code: 'ERR_INVALID_ARGUMENT' };
@@ -58,6 +70,8 @@ test('reconstruct: what is wrong is told before or instead of a picture', async 
   await fail(['reconstruct', '--weights', at('nothing'), ...inputs, '--target', photo(4), '--out', out], { exit: 1, code: 'ERR_FILE', words: ['config.json'] }); // prettier-ignore
   await fail(['reconstruct', '--weights', pair, '--inputs', 'no-such.png', '--target', photo(4), '--out', out], { exit: 1, code: 'ERR_IMAGE_NOT_FOUND', words: ['no-such.png'] }); // prettier-ignore
   await fail(['reconstruct', '--weights', pair, ...inputs, '--target', 'gone.png', '--out', out], { exit: 1, code: 'ERR_IMAGE_NOT_FOUND', words: ['gone.png'] }); // prettier-ignore
+  await fail(['reconstruct', '--weights', pair, ...inputs, '--target', root, '--out', out], { ...usage, words: [`--target ${root}`, 'a folder', 'expected one photo'] }); // prettier-ignore
+  await fail(['reconstruct', '--weights', pair, '--inputs', join(root, 'src/cli'), '--target', photo(4), '--out', out], { ...usage, words: ['no photos in'] }); // prettier-ignore
   // An encoder without a decoder, as `init` makes it.
   cpSync(pair, at('encoder'), { recursive: true });
   rmSync(at('encoder', 'mtd'), { recursive: true });
@@ -121,7 +135,7 @@ test('evaluate: data on disk has no pairs and no probe', async () => {
   const table = await succeed(...judge('--data', at('people'), '--views', '4'));
   assert.not.match(table, 'probe');
   assert.not.match(table, 'equal shape');
-  assert.match(table, 'left out for lack of photos: 1 people');
+  assert.match(table, 'left out for lack of photos: 1 person');
   assert.match(table, 'without a mask');
   await fail(judge('--data', at('people'), '--views', '5'), { exit: 1, code: 'ERR_DATASET', words: ['0 people', 'at least 2'] }); // prettier-ignore
   await fail(judge('--data', at('people'), '--crop', '2'), { exit: 2, code: 'ERR_INVALID_ARGUMENT', words: ['--crop', 'without --data'] }); // prettier-ignore

@@ -13,6 +13,7 @@ import { join } from 'node:path';
 import sharp from 'sharp';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
+import { rendererVersion } from '../src/data/rendered.js';
 import { renderFace } from '../src/index.js';
 import { assertEnded, fail, omniId, succeed } from './support/cli.js';
 
@@ -67,6 +68,7 @@ test('photos, masks and labels', async () => {
   const options = ['--identities', '3', '--views', '2', '--first-seed', '900000', '--first-view', '5'];
   const result = JSON.parse(await succeed(...render(at('set'), ...options, '--json'))) as { photos: number };
   assert.is(result.photos, 6);
+  assert.match(await succeed(...render(at('one'), '--identities', '1', '--views', '1')), ': 1 photo of 1 person, seeds'); // prettier-ignore
   assert.equal(readdirSync(at('set')).sort(), ['900000', '900001', '900002', 'rendered.json']);
   assert.equal(readdirSync(at('set', '900001')).sort(), ['000.mask.png', '000.png', '001.mask.png', '001.png', 'labels.jsonl']); // prettier-ignore
   const [, second] = labelsOf('set', '900001');
@@ -94,10 +96,26 @@ test('more people are added to a folder, of the same kind only', async () => {
   const before = readFileSync(at('more', '1', '000.png'));
   const output = await succeed(...render(at('more'), '--identities', '4', '--views', '1'));
   assert.match(output, '2 photos of 2 people');
-  assert.match(output, '2 more were there');
+  assert.match(output, 'besides 2 people already there');
   assert.equal(readFileSync(at('more', '1', '000.png')), before);
   assert.equal(readdirSync(at('more')).sort(), ['0', '1', '2', '3', 'rendered.json']);
-  await fail(render(at('more'), '--identities', '4', '--views', '2'), { exit: 2, code: 'ERR_INVALID_ARGUMENT', words: ['other options', '"views":2'] }); // prettier-ignore
+  await fail(render(at('more'), '--identities', '4', '--views', '2'), { exit: 2, code: 'ERR_INVALID_ARGUMENT', words: ['other options', '"views": 2'] }); // prettier-ignore
+});
+
+test('a folder that another version of the renderer drew is not gone on with', async () => {
+  const options = render(at('older'), '--identities', '1', '--views', '1');
+  await succeed(...options);
+  const path = at('older', 'rendered.json');
+  const record = JSON.parse(readFileSync(path, 'utf8')) as Record<string, unknown>;
+  assert.is(record['rendererVersion'], rendererVersion);
+  const usage = { exit: 2, code: 'ERR_INVALID_ARGUMENT' };
+  for (const [version, words] of [
+    [rendererVersion + 1, `version ${rendererVersion + 1} of the renderer`],
+    [undefined, 'an unknown version of the renderer'],
+  ] as const) {
+    writeFileSync(path, JSON.stringify({ ...record, rendererVersion: version }));
+    await fail(options, { ...usage, words: [words, `expected version ${rendererVersion}`] });
+  }
 });
 
 test('Ctrl-C leaves whole people only, and the next run goes on', async () => {

@@ -232,10 +232,10 @@ test('people who may have been trained on are told', () => {
   const of: HeldOutRecord = { kind: 'stored', ofAnotherDataset: false, names };
   const cases: [choice: ReturnType<typeof choiceOf>, by: string, from: number[] | undefined, caution?: RegExp][] = [
     [stored(of, 'c', 'b', 'd'), 'training', [0, 2]],
-    [stored(of, 'a', 'd'), 'training', [1], /^1 of the 2 people that training held out are not in photos$/],
-    [stored(of, 'x', 'y'), 'last', undefined, /^none of the 2 people .* last people may have been trained on$/],
+    [stored(of, 'a', 'd'), 'training', [1], /^of 2 people that training held out, 1 cannot be found in photos$/],
+    [stored(of, 'x', 'y'), 'last', undefined, /^of 2 people .* none can be found in photos: its last people may have been trained on$/],
     [stored({ ...of, names: [] }, 'x', 'y'), 'last', undefined, /held nobody out/],
-    [stored({ ...of, ofAnotherDataset: true }, 'x'), 'last', undefined, /of another data set/],
+    [stored({ ...of, ofAnotherDataset: true }, 'x'), 'last', undefined, /^of 2 people that training held out \(of another data set/],
     [stored(undefined, 'x', 'y'), 'last', undefined],
   ]; // prettier-ignore
   const seeds = (record: HeldOutRecord | undefined, options: EvaluateOptions) =>

@@ -170,6 +170,7 @@ test('what is no image', async () => {
     );
   }
   await assertRejects(() => decode(new Uint8Array(0)), 'ERR_IMAGE_UNREADABLE', 'photo 0', 'empty');
+  await assertRejects(() => decodePhoto(import.meta.dirname, { photo: 0 }), 'ERR_IMAGE_UNREADABLE', 'this is a folder'); // prettier-ignore
   await assertRejects(() => decode(png, { maxPixels: 39_999 }), 'ERR_IMAGE_TOO_LARGE', '200 × 200', '39999');
   // 30,000 × 30,000 pixels in a hundred bytes: refused by its header, before anything is unpacked.
   const chunk = (type: string, data: Buffer): Buffer => {

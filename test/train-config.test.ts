@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { presets } from '../src/models/presets.js';
+import { presets, type PresetName } from '../src/models/presets.js';
 import {
   checkResumable,
   difference,
@@ -53,6 +53,17 @@ test('a configuration with all defaults filled in gives itself again', () => {
   }
 });
 
+test('a training preset has its encoder under the same name', () => {
+  for (const [name, preset] of Object.entries(trainingPresets)) {
+    const { encoder } = parse(preset);
+    assert.equal(encoder, presets[name as PresetName]);
+    assert.equal(parse({ encoder: name }).encoder, encoder);
+  }
+  // What a run of 'nano-synth' may be resumed with: its sizes are those that `nano` scales to.
+  const sizes = { preset: 'nano', vision: { hiddenSize: 256, numHiddenLayers: 6 }, tokens: 32, width: 256 };
+  assert.equal(parse({ encoder: sizes }).encoder, presets['nano-synth']);
+});
+
 test('another width keeps the width of heads and the ratio of MLPs', () => {
   const { encoder, decoders } = parse({
     encoder: { vision: { hiddenSize: 192 }, width: 128 },
@@ -68,7 +79,7 @@ const bad: [what: string, json: unknown, ...words: string[]][] = [
   ['a list', [], 'the whole'],
   ['an unknown field', { learningRate: 1 }, 'unknown field "learningRate"', 'optimizer', 'maxSkippedSteps'],
   ['unknown fields further in', { optimizer: { lr: 1 }, log: { often: 2 } }, 'optimizer: unknown field "lr"', 'log: unknown field "often"', 'expected every'],
-  ['an unknown preset', { encoder: 'huge' }, 'encoder.preset', 'nano, h', '"huge"'],
+  ['an unknown preset', { encoder: 'huge' }, 'encoder.preset', 'nano, nano-synth, h', '"huge"'],
   ['an unknown field of the encoder', { encoder: { imageSize: 64 } }, 'unknown field "imageSize"', 'vision'],
   ['an unknown decoder', { decoders: [{ type: 'flow' }] }, 'decoders.0', 'type is "mtd"'],
   ['no decoder', { decoders: [] }, 'at least one decoder'],

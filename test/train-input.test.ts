@@ -74,6 +74,14 @@ test('a configuration that is no JSON, or not there', async () => {
   await assertRejects(() => readTrainingConfig(at('none.json')), 'ERR_FILE', 'none.json', 'ENOENT');
 });
 
+test('patterns that freeze nothing: told before data and weights are made', async () => {
+  const folder = newRun();
+  const settings = ['optimizer.frozen=["encoder.*","vision_model.*"]', `data.cache=${join(folder, 'never')}`];
+  await assertRejects(() => run(settings, { folder }), 'ERR_CONFIG', 'no parameter matches "vision_model.*"', 'names are like '); // prettier-ignore
+  await assertRejects(() => run(['optimizer.frozen=["*"]'], { folder }), 'ERR_CONFIG', 'something to train');
+  assert.not(existsSync(folder));
+});
+
 test('what programs without types may pass', async () => {
   const runFolder = newRun();
   const config = tinyConfig();
@@ -122,7 +130,7 @@ test('data that cannot be trained on', async () => {
   await refused(some, 0, 'nothing can be read of dan');
   // The same among those that are held out: the last one is.
   await refused(some, 1, 'nothing can be read of dan');
-  await refused(some, 4, 'has 4 identities, of which 4 are held out (data.heldOut.identities)');
+  await refused(some, 4, 'has 4 identities, to be held out are 4 (data.heldOut.identities)');
   await refused(some, 64, 'of which 64 are held out');
   await assertRejects(() => run(onFolder(at('nowhere')), { folder }), 'ERR_FILE', 'nowhere is not a folder');
   const other = JSON.stringify({ kind: 'folder', path: some, heldOut: { path: at('nowhere') } });
@@ -151,7 +159,7 @@ test('photos that cannot be read are left out, counted and named; identities wit
     'a training photo of ann is left out: ',
     'a training photo of ben is left out: ',
     '3 photos could not be read and were left out (log.jsonl names them)',
-    '2 of 4 identities have fewer photos than the 3 of a step, some of theirs come several times in it: cid, dora',
+    'identities with fewer photos than the 3 of a step: 2 of 4, some of their photos come several times in it: cid, dora',
   ])
     assert.ok(printed.includes(words), `"${words}" is not in ${printed}`);
   const [short] = logOf(made, 'short_of_photos');
@@ -179,7 +187,7 @@ test('held-out photos that cannot be read are named too, once', async () => {
 test('more identities in a step than there are: some come several times, and it is said', async () => {
   const { result, printed, folder } = await run(['sampling.identities=8', 'steps=2']);
   assert.ok(result.finished);
-  assert.match(printed, 'a step has 8 identities, there are 6: some come several times in a step');
+  assert.match(printed, 'a step has 8 identities, the data set 6: some come several times in a step');
   assert.is(logOf(folder, 'short_of_identities').length, 1);
 });
 

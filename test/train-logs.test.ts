@@ -15,6 +15,7 @@ import { PassThrough } from 'node:stream';
 import sharp from 'sharp';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
+import { progressBar } from '../src/cli/output.js';
 import { duration, TrainingConsole, type ConsoleStream } from '../src/train/console.js';
 import { EventFile } from '../src/train/event_file.js';
 import { JsonLog, readJsonLog } from '../src/train/json_log.js';
@@ -208,6 +209,16 @@ test('on a terminal there is a bar', () => {
   for (const part of ['step 5/10', 'loss 0.3457', '50%', '10s left', 'a note\n', '\x1b['])
     assert.ok(text().includes(part), `${part} is not in ${JSON.stringify(text())}`);
   assert.is(process.listenerCount('SIGINT'), 0);
+});
+
+test('a bar without an estimate leaves the time open', () => {
+  const { stream, text } = collected(true);
+  const bar = progressBar('packing', stream);
+  bar.update(0, 10);
+  bar.update(0, 10);
+  bar.stop();
+  assert.match(text(), '0/10 | ? left');
+  assert.not.match(text(), /NULL|INF|NF|Infinity/);
 });
 
 test('durations', () => {

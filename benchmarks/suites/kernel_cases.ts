@@ -23,7 +23,7 @@ export interface KernelCase {
 }
 
 /** Photos at which each size is measured. */
-const photosAt: Record<Size, number> = { tiny: 3, nano: 32, l: 4, h: 4 };
+const photosAt: Record<Size, number> = { tiny: 3, 'nano-synth': 32, nano: 32, l: 4, h: 4 };
 
 /** The graphs that the encoder runs: tower, and head for one identity. */
 function encoderGraphs(size: Size, dtype: 'f32' | 'bf16'): Graph[] {

@@ -45,6 +45,7 @@ const maskRatio = 0.95;
 
 const batches: Record<Size, Pick<TrainingCase, 'identities' | 'inputs' | 'targets'>> = {
   tiny: { identities: 2, inputs: 2, targets: 3 },
+  'nano-synth': { identities: 8, inputs: 3, targets: 8 },
   nano: { identities: 4, inputs: 3, targets: 8 },
   l: { identities: 1, inputs: 3, targets: 4 },
   h: { identities: 1, inputs: 3, targets: 4 },

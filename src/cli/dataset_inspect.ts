@@ -3,7 +3,8 @@ import { inspectDataset, type DatasetSummary } from '../data/inspect.js';
 import { openDataset } from '../data/open_dataset.js';
 import { ArgumentError } from '../errors.js';
 import { warnOf } from './dataset_pack.js';
-import { counted, exitCodes, interruptSignal, printJson, progressBar } from './output.js';
+import { exitCodes, interruptSignal, printJson, progressBar } from './output.js';
+import { counted } from '../text.js';
 
 export interface DatasetInspectCommand {
   readonly inputs: number;
@@ -34,21 +35,21 @@ function histogram({
 
 function print(summary: Omit<DatasetSummary, 'brokenAtFirstSight'>, short: number, needed: string): void {
   const { name, identities, photos, maskShare, sizes, sizesOf } = summary;
-  console.log(`${name}: ${identities} identities, ${photos} photos`);
+  console.log(`${name}: ${counted(identities, 'identity')}, ${counted(photos, 'photo')}`);
   console.log('photos per identity:');
   for (const row of histogram(summary)) {
     const bar = '█'.repeat(Math.max(1, Math.round((40 * row.identities) / identities)));
     console.log(`  ${row.label.padStart(12)}  ${bar} ${row.identities}`);
   }
   console.log(`face masks: ${(100 * maskShare).toFixed(1)} % of the photos`);
-  const share = sizesOf === photos ? '' : ` (of ${sizesOf} photos that were looked at)`;
+  const share = sizesOf === photos ? '' : ` (of ${counted(sizesOf, 'photo')} looked at)`;
   const shown = sizes.slice(0, rowsShown).map((size) => `${size.width} × ${size.height} (${size.photos})`);
   const more = sizes.length > rowsShown ? `, and ${sizes.length - rowsShown} more` : '';
   console.log(`sizes${share}: ${shown.join(', ')}${more}`);
   console.log(
     short === 0
       ? `all identities have enough photos for ${needed}`
-      : `${short} of ${identities} identities have too few photos for ${needed}: theirs are drawn several times in a step`,
+      : `identities with too few photos for ${needed}: ${short} of ${identities}; theirs are drawn several times in a step`,
   );
 }
 
@@ -91,7 +92,7 @@ export async function datasetInspect(folder: string, options: DatasetInspectComm
         })),
       });
     } else {
-      print(summary, short, `${inputs} inputs and ${targets} targets`);
+      print(summary, short, `${counted(inputs, 'input')} and ${counted(targets, 'target')}`);
       const cannot = `${counted(bad.length, 'photo')} cannot be read`;
       if (checked) console.log(bad.length === 0 ? 'all photos can be read' : cannot);
       else {

@@ -5,7 +5,8 @@ import type { PhotoEncoding } from '../data/encode_square.js';
 import { photosToPack } from '../data/pack.js';
 import { checkPackedPhotos, writeShards } from '../data/shard_writer.js';
 import { ArgumentError } from '../errors.js';
-import { counted, exitCodes, interruptSignal, printJson, progressBar, warn } from './output.js';
+import { exitCodes, interruptSignal, printJson, progressBar, warn } from './output.js';
+import { counted } from '../text.js';
 
 export interface DatasetPackCommand {
   readonly out: string;
@@ -21,7 +22,8 @@ export const problemsShown = 20;
 /** Says which photos cannot be used, the first of them by name. */
 export function warnOf(problems: readonly UnreadablePhoto[]): void {
   for (const { error } of problems.slice(0, problemsShown)) warn(`cannot be used: ${error.message}`);
-  if (problems.length > problemsShown) warn(`… and ${problems.length - problemsShown} more photos`);
+  if (problems.length > problemsShown)
+    warn(`… and ${counted(problems.length - problemsShown, 'more photo')}`);
 }
 
 /** `omni-id dataset pack`: a data set as WebDataset shards. Photos that cannot be decoded are reported and left out. */
@@ -71,7 +73,7 @@ export async function datasetPack(folder: string, options: DatasetPackCommand): 
     } else {
       const { identities, shards, bytes } = written;
       console.log(
-        `${options.out}: ${counted(written.photos, 'photo')} of ${counted(identities, 'identity', 'identities')} in ${counted(shards.length, 'shard')} (${(bytes / 1e6).toFixed(1)} MB)`,
+        `${options.out}: ${counted(written.photos, 'photo')} of ${counted(identities, 'identity')} in ${counted(shards.length, 'shard')} (${(bytes / 1e6).toFixed(1)} MB)`,
       );
     }
     return bad.length > 0 ? exitCodes.failed : exitCodes.ok;

@@ -8,6 +8,7 @@ import { ArgumentError } from '../errors.js';
 import { defined } from '../options.js';
 import { addViewOptions, jsonOption, viewOptions, wholeNumber, type ViewCommand } from './options.js';
 import { exitCodes, interruptSignal, printJson, progressBar, warn } from './output.js';
+import { counted } from '../text.js';
 
 export interface DatasetRenderCommand extends ViewCommand {
   readonly identities: number;
@@ -61,8 +62,8 @@ export async function datasetRender(options: DatasetRenderCommand): Promise<numb
     printJson({ out, identities, views, size, firstSeed, firstView, ...defined(view), encoding, format, photos: done, keptIdentities: kept, seconds }); // prettier-ignore
   } else {
     console.log(
-      `${out}: ${done} photos of ${identities - kept} people, seeds ${firstSeed} to ${firstSeed + identities - 1}` +
-        (kept > 0 ? `, ${kept} more were there` : '') +
+      `${out}: ${counted(done, 'photo')} of ${counted(identities - kept, 'person')}, seeds ${firstSeed} to ${firstSeed + identities - 1}` +
+        (kept > 0 ? `, besides ${counted(kept, 'person')} already there` : '') +
         ` (${(done / Math.max(seconds, 1e-3)).toFixed(0)} photos/s)`,
     );
   }

@@ -9,7 +9,8 @@ import { writeNpy } from '../io/npy.js';
 import { writeSafetensors } from '../io/safetensors_writer.js';
 import type { ComputeDType } from '../models/model.js';
 import { OmniIdEncoder, type IdentityTokens } from '../models/omni_id_encoder.js';
-import { counted, exitCodes, interruptSignal, printJson, progressBar, warn } from './output.js';
+import { exitCodes, interruptSignal, printJson, progressBar, warn } from './output.js';
+import { counted } from '../text.js';
 
 export interface EmbedCommand {
   readonly group: Grouping;
@@ -117,12 +118,12 @@ export async function embed(paths: readonly string[], options: EmbedCommand): Pr
     for (const [i, name] of names.entries())
       console.log(`${name}: ${counted(result.photos[i] ?? 0, 'photo')}`);
     console.log(
-      `${counted(names.length, 'identity', 'identities')}, tokens [${result.shape.join(', ')}]` +
+      `${counted(names.length, 'identity')}, tokens [${result.shape.join(', ')}]` +
         (out !== undefined ? ` written to ${out}` : options.out === undefined ? '' : ', nothing written'),
     );
     console.log(
       `loaded in ${((loaded - started) / 1000).toFixed(2)} s, ${counted(photos, 'photo')} in ${seconds.toFixed(2)} s (${(photos / seconds).toFixed(1)} photos/s) on ` +
-        `${info.device} (${info.instructionSet}, ${info.threads} threads, ${info.dtype})`,
+        `${info.device} (${info.instructionSet}, ${counted(info.threads, 'thread')}, ${info.dtype})`,
     );
   }
   return bad.length > 0 ? exitCodes.failed : exitCodes.ok;

@@ -1,6 +1,7 @@
 import type { EvaluationReport } from '../eval/evaluate.js';
 import type { ProbeResult } from '../eval/ridge.js';
 import type { Estimate } from '../eval/statistics.js';
+import { counted } from '../text.js';
 
 /** Rows of cells, the first on the left and numbers on the right, as wide as they need. */
 function table(rows: readonly (readonly string[])[]): string {
@@ -35,7 +36,7 @@ export function evaluationTable(report: EvaluationReport): string {
   const losses = [
     ['whose ℓ', 'loss', 'above right', 'right wins'],
     [
-      `the right person (${report.inputs} ${report.inputs === 1 ? 'photo' : 'photos'})`,
+      `the right person (${counted(report.inputs, 'photo')})`,
       right.loss.mean.toFixed(4) + spread(right.loss),
       '',
       '',
@@ -53,21 +54,23 @@ export function evaluationTable(report: EvaluationReport): string {
         : [],
     ),
     ...byPhotos.map(({ photos, loss, aboveRight }) => [
-      `the right one, from ${photos} ${photos === 1 ? 'photo' : 'photos'}`,
+      `the right one, from ${counted(photos, 'photo')}`,
       loss.mean.toFixed(4) + spread(loss),
       photos === report.inputs ? '' : signed(aboveRight.mean) + spread(aboveRight),
       '',
     ]),
   ];
   const lines = [
-    `${report.people} people (${report.data}${whose[report.chosenBy]}), ${report.targets} targets, ` +
+    `${counted(report.people, 'person')} (${report.data}${whose[report.chosenBy]}), ${counted(report.targets, 'target')}, ` +
       `${report.visiblePatches} of ${report.patches} patches visible`,
-    ...(report.tooFewPhotos > 0 ? [`left out for lack of photos: ${report.tooFewPhotos} people`] : []),
+    ...(report.tooFewPhotos > 0
+      ? [`left out for lack of photos: ${counted(report.tooFewPhotos, 'person')}`]
+      : []),
     ...(report.unreadablePhotos > 0 ? [`photos that could not be read: ${report.unreadablePhotos}`] : []),
     'loss: mean |prediction − target| of normalised pixels ' +
       (report.maskedTargets === report.targets
         ? 'inside of the face'
-        : `inside of the face (${report.targets - report.maskedTargets} targets without a mask: all pixels)`),
+        : `inside of the face (${counted(report.targets - report.maskedTargets, 'target')} without a mask: all pixels)`),
     '',
     table(losses),
   ];
@@ -81,8 +84,8 @@ export function evaluationTable(report: EvaluationReport): string {
   return [
     ...lines,
     '',
-    `R² of a linear probe for the first ${probe.coefficients} identity coefficients; ${probe.trainPeople} people to fit, ` +
-      `${probe.testPeople} to test, ℓ from ${probe.photos} ${probe.photos === 1 ? 'photo' : 'photos'}`,
+    `R² of a linear probe for the first ${probe.coefficients} identity coefficients; ${counted(probe.trainPeople, 'person')} to fit, ` +
+      `${probe.testPeople} to test, ℓ from ${counted(probe.photos, 'photo')}`,
     '',
     table([
       ['encoder, features', 'mean', ...probe.trained.pooled.r2.map((_, i) => String(i + 1))],

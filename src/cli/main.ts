@@ -63,7 +63,7 @@ program
 program
   .command('init')
   .description('make a new, untrained encoder')
-  .argument('<preset>', 'nano or h')
+  .argument('<preset>', 'nano, nano-synth or h')
   .requiredOption('--out <dir>', 'folder to write')
   .option('--seed <n>', 'seed of the weights', wholeNumber, 0)
   .option('--force', 'replace a model that is there')

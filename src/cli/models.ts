@@ -9,6 +9,7 @@ import { OmniIdEncoder } from '../models/omni_id_encoder.js';
 import { presets, type PresetName } from '../models/presets.js';
 import type { SaveDType } from '../models/save.js';
 import { exitCodes, interruptSignal, printJson, progressBar } from './output.js';
+import { counted } from '../text.js';
 
 /** A model is not replaced by accident: it may have taken days to train. */
 export async function checkFree(folder: string, force: boolean): Promise<void> {
@@ -115,7 +116,7 @@ export function info(options: { json?: boolean }): number {
     printJson(facts);
   } else {
     console.log(`omni-id ${facts.version}, Node ${facts.node}, ${facts.platform}`);
-    console.log(`processor: ${facts.processor}, ${facts.threads} threads of ${facts.processors}`);
+    console.log(`processor: ${facts.processor}, ${counted(facts.threads, 'thread')} of ${facts.processors}`);
     console.log(`devices: ${facts.devices.join(', ')}`);
     for (const { device: name, reason } of unavailable) console.log(`${name} is not available: ${reason}`);
     for (const one of cuda) {

@@ -1,5 +1,6 @@
 import { SingleBar } from 'cli-progress';
 import { InterruptedError } from '../errors.js';
+import { duration, type ConsoleStream } from '../train/console.js';
 
 /** Exit codes, for scripts. */
 export const exitCodes = {
@@ -13,10 +14,16 @@ export const exitCodes = {
 } as const;
 
 /** A progress bar on stderr when that is a terminal; nothing in a pipe. */
-export function progressBar(what: string): { update(done: number, total: number): void; stop(): void } {
-  if (!process.stderr.isTTY) return { update: () => undefined, stop: () => undefined };
+export function progressBar(
+  what: string,
+  stream: ConsoleStream = process.stderr,
+): { update(done: number, total: number): void; stop(): void } {
+  if (stream.isTTY !== true) return { update: () => undefined, stop: () => undefined };
   const bar = new SingleBar({
     format: `${what} {bar} {percentage}% | {value}/{total} | {eta_formatted} left`,
+    stream,
+    // As long as there is no estimate, cli-progress has words for it instead of seconds.
+    formatTime: duration,
     hideCursor: true,
     clearOnComplete: true,
   });
@@ -41,11 +48,6 @@ export function interruptSignal(): AbortSignal {
     process.once('SIGINT', () => process.exit(exitCodes.interrupted));
   });
   return controller.signal;
-}
-
-/** `1 photo`, `2 photos`. */
-export function counted(n: number, one: string, many = `${one}s`): string {
-  return `${n} ${n === 1 ? one : many}`;
 }
 
 export function printJson(value: unknown): void {

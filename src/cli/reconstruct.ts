@@ -1,13 +1,15 @@
+import { resolve } from 'node:path';
 import type { Command } from 'commander';
+import { listPhotos } from '../data/photo_files.js';
 import { ArgumentError } from '../errors.js';
 import type { DeviceName } from '../graph/devices.js';
 import { writeFileAtomically } from '../io/atomic_file.js';
-import { checkWritable } from '../io/files.js';
+import { checkWritable, isFolder } from '../io/files.js';
 import type { ComputeDType } from '../models/model.js';
 import { loadPair } from '../models/trained_pair.js';
 import { drawGrid, maskedPicture, type Picture } from '../train/grid.js';
 import { addComputeOptions, jsonOption, maskRatio, wholeNumber } from './options.js';
-import { exitCodes, interruptSignal, printJson, progressBar } from './output.js';
+import { exitCodes, interruptSignal, printJson, progressBar, warn } from './output.js';
 
 export interface ReconstructCommand {
   readonly weights: string;
@@ -24,10 +26,15 @@ export interface ReconstructCommand {
 
 /** `omni-id reconstruct`: a photo rebuilt from a few of its patches and other photos of the person, as a picture. */
 export async function reconstruct(options: ReconstructCommand): Promise<number> {
-  const { weights, inputs, target, seed, out } = options;
+  const { weights, target, seed, out } = options;
   if (!out.toLowerCase().endsWith('.png'))
     throw new ArgumentError(`--out ${out}: expected a name ending in .png`);
   await checkWritable(out, `--out ${out}`);
+  if (await isFolder(target))
+    throw new ArgumentError(`--target ${target}: this is a folder, expected one photo`);
+  const inputs = (await listPhotos(options.inputs, 'all')).flatMap(({ photos }) => photos);
+  if (inputs.some((path) => resolve(path) === resolve(target)))
+    warn(`the target is one of the inputs: the encoder sees all of ${target}`);
   const signal = interruptSignal();
   const { device, dtype, threads } = options;
 
@@ -90,7 +97,7 @@ export function addReconstructCommand(program: Command): void {
       .command('reconstruct')
       .description('rebuild a photo from a few of its patches and other photos of the person')
       .requiredOption('--weights <dir>', 'what training has written: an encoder with its decoder in mtd/')
-      .requiredOption('--inputs <photos...>', 'photos of the person')
+      .requiredOption('--inputs <paths...>', 'photos of the person, or folders of them')
       .requiredOption('--target <photo>', 'photo to rebuild')
       .option(
         '--mask-ratio <share>',

@@ -6,7 +6,8 @@ import { trainingPresets } from '../train/presets.js';
 import { exitCodeOf } from '../train/signals.js';
 import { train } from '../train/trainer.js';
 import { jsonOption } from './options.js';
-import { counted, exitCodes, printJson } from './output.js';
+import { exitCodes, printJson } from './output.js';
+import { counted } from '../text.js';
 
 interface TrainCommand {
   readonly preset?: keyof typeof trainingPresets;

@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import sharp, { type Sharp } from 'sharp';
 import { ArgumentError, ImageError, messageOf } from '../errors.js';
+import { isSystemError } from '../io/files.js';
 import { describe, mostPixels } from '../options.js';
 
 /** Decoded pixels: rows of interleaved 8-bit RGB. */
@@ -121,9 +122,10 @@ export async function bytesOf(
     const hint = isUrl ? '; URLs are not fetched: pass the bytes, or new URL(…) of a file' : '';
     const missing =
       cause instanceof Error && 'code' in cause && (cause.code === 'ENOENT' || cause.code === 'ENOTDIR');
+    const reason = isSystemError(cause, 'EISDIR') ? 'this is a folder, expected a file' : messageOf(cause);
     throw new ImageError(
       missing ? 'ERR_IMAGE_NOT_FOUND' : 'ERR_IMAGE_UNREADABLE',
-      `${name}: ${missing ? `there is no such file${hint}` : messageOf(cause)}`,
+      `${name}: ${missing ? `there is no such file${hint}` : reason}`,
       { cause, ...position },
     );
   }

@@ -11,6 +11,7 @@ import {
   type RenderedPhoto,
 } from './rendered.js';
 import { viewFields, type ViewOptions } from './view_options.js';
+import { counted } from '../text.js';
 
 export interface RenderedDatasetOptions extends ViewOptions {
   /** How many people there are: at least 1. */
@@ -63,7 +64,7 @@ export class RenderedDataset implements IdentityDataset {
     this.#views = views;
     this.#chosen = chosen;
     const how = Object.entries(chosen).map(([name, value]) => `, ${name} ${JSON.stringify(value)}`);
-    this.name = `rendered ${firstSeed} to ${firstSeed + identities - 1}, ${views} views${how.join('')}`;
+    this.name = `rendered ${firstSeed} to ${firstSeed + identities - 1}, ${counted(views, 'view')}${how.join('')}`;
   }
 
   photos(identity: number): number {

@@ -4,9 +4,11 @@ import { join } from 'node:path';
 import { ArgumentError, FileError, messageOf } from '../errors.js';
 import { writeFileAtomically } from '../io/atomic_file.js';
 import { makeFolder } from '../io/files.js';
+import { describe } from '../options.js';
+import { rendererVersion } from './rendered.js';
 import type { EncodedRender } from './rendered_photos.js';
 
-/** File in a folder of rendered people that says how they were drawn. */
+/** File in a folder of rendered people that says how they were drawn, and by which version of the renderer. */
 const settingsName = 'rendered.json';
 
 async function withFileErrors<T>(path: string, body: () => Promise<T>): Promise<T> {
@@ -19,17 +21,30 @@ async function withFileErrors<T>(path: string, body: () => Promise<T>): Promise<
   }
 }
 
+/** The version of the renderer that drew a folder; undefined when its record names none, or is none. */
+function versionOf(record: string): unknown {
+  try {
+    const json: unknown = JSON.parse(record);
+    return typeof json === 'object' && json !== null && 'rendererVersion' in json
+      ? json.rendererVersion
+      : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
 /**
  * Makes a folder ready for rendered people, and tells who is there already: a run that was interrupted goes on where it stopped.
  * @param settings how people are drawn; those that are there were drawn alike
- * @throws {ArgumentError} `ERR_INVALID_ARGUMENT` when the folder holds something else; {FileError} `ERR_FILE`
+ * @throws {ArgumentError} `ERR_INVALID_ARGUMENT` when the folder holds something else, or what another version of the renderer drew;
+ *   {FileError} `ERR_FILE`
  */
 export async function openRenderedFolder(
   folder: string,
   settings: Readonly<Record<string, unknown>>,
 ): Promise<ReadonlySet<string>> {
   const path = join(folder, settingsName);
-  const text = `${JSON.stringify(settings, null, 2)}\n`;
+  const text = `${JSON.stringify({ rendererVersion, ...settings }, null, 2)}\n`;
   const names = await withFileErrors(folder, async () => {
     await makeFolder(folder);
     return (await readdir(folder)).filter((name) => !name.startsWith('.'));
@@ -39,11 +54,22 @@ export async function openRenderedFolder(
     return new Set();
   }
   const there = await readFile(path, 'utf8').catch(() => undefined);
-  if (there !== text) {
+  if (there === undefined) {
     throw new ArgumentError(
-      there === undefined
-        ? `${folder} is not empty and no rendered data set: expected a new folder, or one that was begun with the same options`
-        : `${folder} was drawn with other options (${settingsName} has ${there.replace(/\s+/g, ' ').trim()}), expected ${JSON.stringify(settings)}`,
+      `${folder} is not empty and no rendered data set: expected a new folder, or one that was begun with the same options`,
+    );
+  }
+  const version = versionOf(there);
+  if (version !== rendererVersion) {
+    const by = version === undefined ? 'an unknown version' : `version ${describe(version)}`;
+    throw new ArgumentError(
+      `${folder} was drawn by ${by} of the renderer, expected version ${rendererVersion}`,
+    );
+  }
+  if (there !== text) {
+    const inALine = (json: string): string => json.replace(/\s+/g, ' ').trim();
+    throw new ArgumentError(
+      `${folder} was drawn with other options (${settingsName} has ${inALine(there)}), expected ${inALine(text)}`,
     );
   }
   return new Set(names.filter((name) => name !== settingsName));

@@ -2,6 +2,7 @@ import type { IdentityDataset } from '../data/dataset.js';
 import { heldOutSeed } from '../data/rendered.js';
 import type { HeldOutRecord } from '../io/held_out_record.js';
 import type { settingsOf } from './settings.js';
+import { counted } from '../text.js';
 
 /** Whom an evaluation may choose from, and why them. */
 export interface Choice {
@@ -57,7 +58,7 @@ function ofStored(record: HeldOutRecord | undefined, dataset: IdentityDataset): 
     return seen.length === 0
       ? last()
       : last(
-          `${seen.length} people of ${dataset.name} have names like seeds that were trained on: ${range(record.trained)}`,
+          `${counted(seen.length, 'person')} of ${dataset.name} with names like seeds that were trained on: ${range(record.trained)}`,
         );
   }
   const { names, ofAnotherDataset } = record;
@@ -68,13 +69,13 @@ function ofStored(record: HeldOutRecord | undefined, dataset: IdentityDataset): 
   const whence = ofAnotherDataset ? ' (of another data set than it trained on)' : '';
   if (found.length === 0) {
     return last(
-      `none of the ${names.length} people that training held out${whence} is in ${dataset.name}: its last people may have been trained on`,
+      `of ${counted(names.length, 'person')} that training held out${whence}, none can be found in ${dataset.name}: its last people may have been trained on`,
     );
   }
   const missing = names.length - found.length;
   const cautions =
     missing > 0
-      ? [`${missing} of the ${names.length} people that training held out${whence} are not in ${dataset.name}`] // prettier-ignore
+      ? [`of ${counted(names.length, 'person')} that training held out${whence}, ${missing} cannot be found in ${dataset.name}`] // prettier-ignore
       : [];
   return { by: 'training', identities: found, cautions };
 }

@@ -17,6 +17,7 @@ import { meanTokens, neighbours, peoplesTokens, type PeoplesTokens } from './peo
 import { PairedTargets, type ConditionReport } from './reconstruction.js';
 import { settingsOf, type EvaluateOptions } from './settings.js';
 import type { Estimate } from './statistics.js';
+import { counted } from '../text.js';
 
 export interface EvaluationReport {
   readonly data: string;
@@ -181,7 +182,7 @@ function checkMemory(
   const gb = (bytes: number): string => `${(bytes / 1e9).toFixed(1)} GB`;
   throw new DeviceError(
     'ERR_OUT_OF_MEMORY',
-    `photos of ${people} people need ${gb(photos)} and the probe's features ${gb(features)}, available are ${gb(available)}: expected fewer identities, views, or people of the probe`,
+    `photos of ${counted(people, 'person')} need ${gb(photos)} and the probe's features ${gb(features)}, available are ${gb(available)}: expected fewer identities, views, or people of the probe`,
   );
 }
 

@@ -3,6 +3,7 @@ import type { IdentityDataset, TrainingPhoto } from '../data/dataset.js';
 import { PhiloxStream } from '../data/philox.js';
 import { ArgumentError, DatasetError, ImageError } from '../errors.js';
 import { describe } from '../options.js';
+import { counted } from '../text.js';
 
 /** Photos of one held-out person. No photo is an input and a target. */
 export interface HeldOutPerson {
@@ -77,7 +78,7 @@ export async function readHeldOut(dataset: IdentityDataset, options: HeldOutOpti
   }
   if (people.length < 2) {
     throw new DatasetError(
-      `${dataset.name} has ${people.length} people with ${wanted} readable photos (${inputs} inputs, ${targets} targets)${options.from ? ' among those that training held out' : ''}, ` +
+      `${dataset.name} has ${counted(people.length, 'person')} with ${counted(wanted, 'readable photo')} (${counted(inputs, 'input')}, ${counted(targets, 'target')})${options.from ? ' among those that training held out' : ''}, ` +
         'expected at least 2: ask for fewer photos of each (--views, in a program views)',
     );
   }

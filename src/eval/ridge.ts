@@ -3,6 +3,7 @@ import { ArgumentError } from '../errors.js';
 import type { ComputeOptions } from '../models/model.js';
 import { cholesky, choleskySolve } from './cholesky.js';
 import { featureProducts } from './gram.js';
+import { counted } from '../text.js';
 
 /** People as a probe sees them. */
 export interface ProbeSet {
@@ -134,7 +135,9 @@ export async function linearProbe(
 ): Promise<ProbeResult> {
   const [n, m] = [train.people, test.people];
   if (n < 10 || m < 2)
-    throw new ArgumentError(`a probe of ${n} people to fit and ${m} to test, expected at least 10 and 2`);
+    throw new ArgumentError(
+      `a probe of ${counted(n, 'person')} to fit and ${m} to test, expected at least 10 and 2`,
+    );
   const columns = train.labels.length / n;
   const width = train.features.length / n;
   const products = await featureProducts(centred(train, test, width), n + m, width, n, options);

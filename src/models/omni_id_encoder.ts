@@ -110,7 +110,7 @@ export class OmniIdEncoder extends Model {
   /**
    * A new encoder. It is untrained: its tokens tell nobody apart until it has been trained. Making the 700 million weights of `h` takes half a
    * minute and 3 GB; loading a saved one takes a second.
-   * @param preset `'nano'`, `'h'` (the paper's), or a config
+   * @param preset `'nano'`, `'nano-synth'`, `'h'` (the paper's), or a config
    * @throws {ArgumentError} `ERR_INVALID_ARGUMENT`, {ConfigError} `ERR_CONFIG`, {DeviceError} `ERR_DEVICE_UNAVAILABLE` or
    *   `ERR_OUT_OF_MEMORY`; with `vision` also {FileError} `ERR_FILE`, {FormatError} `ERR_FORMAT` and {WeightsError} `ERR_WEIGHTS`
    */

@@ -10,7 +10,7 @@ const head = {
 } as const;
 const vit = { patchSize: 14, numChannels: 3, hiddenAct: 'gelu', layerNormEps: 1e-5 } as const;
 
-/** Encoders by name. `nano` is ours, small enough to train on a processor; `h` is the paper's, on ViT-H/14. */
+/** Encoders by name. `nano` is ours, small enough to train on a processor, `nano-synth` the smaller one of the training preset; `h` is the paper's, on ViT-H/14. */
 export const presets = {
   nano: {
     vision: {
@@ -20,6 +20,16 @@ export const presets = {
     tokens: 64,
     width: 384,
     heads: 6,
+    ...head,
+  },
+  'nano-synth': {
+    vision: {
+      ...vit, hiddenSize: 256, intermediateSize: 1024, numHiddenLayers: 6, numAttentionHeads: 4, imageSize: 112,
+    }, // prettier-ignore
+    imageProcessor: defaultImageProcessor(112),
+    tokens: 32,
+    width: 256,
+    heads: 4,
     ...head,
   },
   h: {

@@ -1,6 +1,7 @@
 import { native } from '../bindings.js';
 import { ArgumentError } from '../errors.js';
 import { describe } from '../options.js';
+import { counted } from '../text.js';
 
 /** What callers give a masked transformer decoder beside photos, checked before any native call. */
 
@@ -37,8 +38,8 @@ export function checkTokens(tokens: unknown, identities: number, width: number):
 
 function checkCount(what: string, given: unknown, targets: number): asserts given is readonly unknown[] {
   if (!Array.isArray(given) || given.length !== targets) {
-    const list = Array.isArray(given) ? `has ${given.length} elements` : `is ${describe(given)}`;
-    throw new ArgumentError(`${what} ${list}, expected one for each of ${targets} targets`);
+    const list = Array.isArray(given) ? `has ${counted(given.length, 'element')}` : `is ${describe(given)}`;
+    throw new ArgumentError(`${what} ${list}, expected one for each of ${counted(targets, 'target')}`);
   }
 }
 

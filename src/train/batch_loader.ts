@@ -3,6 +3,7 @@ import type { IdentityDataset, TrainingPhoto } from '../data/dataset.js';
 import { ArgumentError, DatasetError, DisposedError, ImageError } from '../errors.js';
 import { describe } from '../options.js';
 import type { FewToManySampler, IdentitySample, StepSample } from './few_to_many.js';
+import { counted } from '../text.js';
 
 /** The photos of a training step. Identities follow each other in all arrays, so that a part of a step is a part of each array. */
 export interface Batch {
@@ -238,7 +239,7 @@ export class BatchLoader {
       }
     }
     throw new DatasetError(
-      `${this.dataset.name}: none of the photos of all ${this.dataset.identities} identities can be read`,
+      `${this.dataset.name}: none of the photos of ${counted(this.dataset.identities, 'identity')} can be read`,
     );
   }
 

@@ -4,6 +4,7 @@ import type { PhotoProblem } from './batch_loader.js';
 import type { TrainingConsole } from './console.js';
 import type { FewToManySampler } from './few_to_many.js';
 import type { TrainingLogs } from './logs.js';
+import { counted } from '../text.js';
 
 /** Photos that the console names; the log has all of them. */
 const notedAtMost = 20;
@@ -43,7 +44,7 @@ export class DataReport {
     if (perStep > dataset.identities) {
       const { identities } = dataset;
       this.console.note(
-        `a step has ${perStep} identities, there are ${identities}: some come several times in a step`,
+        `a step has ${counted(perStep, 'identity')}, the data set ${identities}: some come several times in a step`,
       );
       this.logs.event(step, 'short_of_identities', { identities, perStep });
     }
@@ -53,7 +54,7 @@ export class DataReport {
     const names = short.slice(0, namedAtMost).join(', ');
     const more = short.length > namedAtMost ? ', …' : '';
     this.console.note(
-      `${short.length} of ${dataset.identities} identities have fewer photos than the ${expected} of a step, some of theirs come several times in it: ${names}${more}`,
+      `identities with fewer photos than the ${expected} of a step: ${short.length} of ${dataset.identities}, some of their photos come several times in it: ${names}${more}`,
     );
     this.logs.event(step, 'short_of_photos', { identities: short, expected });
   }
@@ -62,6 +63,6 @@ export class DataReport {
   summary(): string | undefined {
     const count = this.#photos.size;
     if (count === 0) return undefined;
-    return `${count} ${count === 1 ? 'photo' : 'photos'} could not be read and ${count === 1 ? 'was' : 'were'} left out (log.jsonl names them)`;
+    return `${counted(count, 'photo')} could not be read and ${count === 1 ? 'was' : 'were'} left out (log.jsonl names them)`;
   }
 }

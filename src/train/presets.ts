@@ -1,13 +1,13 @@
 import type { TrainingConfigInput } from './config.js';
 
-/** Training runs by name. */
+/** Training runs by name; each has its encoder in `presets` under the same name. */
 export const trainingPresets = {
   /**
    * Needs no data: 2,000 rendered people with 12 views each, 112 px, from new weights, in an hour or two on two cores. The encoder is smaller than `nano`, heads turn
    * less than they can, and the vision tower learns more slowly than the rest: what was tried stands in docs/choices.md.
    */
   'nano-synth': {
-    encoder: { preset: 'nano', vision: { hiddenSize: 256, numHiddenLayers: 6 }, tokens: 32, width: 256 },
+    encoder: 'nano-synth',
     decoders: [{ type: 'mtd' }],
     data: {
       kind: 'rendered',

@@ -8,6 +8,7 @@ import { DatasetError } from '../errors.js';
 import type { HeldOutRecord } from '../io/held_out_record.js';
 import type { TrainingConfig } from './config.js';
 import { renderedShards, type RenderedShardsOptions } from './rendered_shards.js';
+import { counted } from '../text.js';
 
 /** Identities [first, first + count) of a data set. */
 export class DatasetRange implements IdentityDataset {
@@ -113,7 +114,7 @@ async function openStored({ kind, path, heldOut }: DataOf<'folder' | 'shards'>):
     }
     if (count >= whole.identities) {
       throw new DatasetError(
-        `${whole.name} has ${whole.identities} identities, of which ${count} are held out (data.heldOut.identities): none is left to train on`,
+        `${whole.name} has ${counted(whole.identities, 'identity')}, to be held out are ${count} (data.heldOut.identities): none is left to train on`,
       );
     }
     const kept = whole.identities - count;

@@ -1,6 +1,6 @@
 import { native } from '../bindings.js';
 import { openDevice } from '../graph/devices.js';
-import { Session } from '../graph/session.js';
+import { Session, translated } from '../graph/session.js';
 import type { Batch } from './batch_loader.js';
 import type { TrainingConfig } from './config.js';
 import { MaskedDecoder, type Decoder } from './decoders.js';
@@ -8,7 +8,7 @@ import { TrainingEngine } from './engine.js';
 import { visiblePatches } from '../data/visible_patches.js';
 import { visibleOfTargets, type FewToManyOptions } from './few_to_many.js';
 import { ParameterGroups } from './parameter_groups.js';
-import type { StepModel } from './step_graph.js';
+import { stepGraph, type StepModel } from './step_graph.js';
 
 /** As in the encoder. */
 const decoderNormEps = 1e-5;
@@ -58,11 +58,18 @@ export function photoSize(config: TrainingConfig): number {
   return Math.max(config.encoder.vision.imageSize, ...config.decoders.map(({ imageSize }) => imageSize));
 }
 
-/** What the steps of a configuration are made of. */
+/**
+ * What the steps of a configuration are made of.
+ * @throws {ConfigError} `ERR_CONFIG` when a pattern of `frozen` matches no parameter, or nothing is left to train: names are known without any weight
+ */
 export function stepModel(config: TrainingConfig, decoders: readonly Decoder[]): StepModel {
   const { encoder, dtype, optimizer, checkpointing: recompute } = config;
   const groups = new ParameterGroups(optimizer);
-  return { encoder, decoders, dtype, training: { trainable: (name) => !groups.role(name, [1]).frozen, recompute } }; // prettier-ignore
+  const model = { encoder, decoders, dtype, training: { trainable: (name: string) => !groups.role(name, [1]).frozen, recompute } }; // prettier-ignore
+  const shape = { identities: 1, photos: 1, targets: 1 };
+  const { parameters, weights } = translated(() => stepGraph(model, shape, { gradients: 'none', update: false, show: false })); // prettier-ignore
+  groups.check([...parameters.flatMap(({ names }) => names), ...weights.keys()]);
+  return model;
 }
 
 /** The engine of a configuration: weights are not written yet. */
@@ -75,7 +82,7 @@ export function openEngine(config: TrainingConfig, decoders: readonly Decoder[])
   );
   try {
     const backbone = (optimizer.backboneLearningRate ?? optimizer.learningRate) / optimizer.learningRate;
-    const engine = new TrainingEngine(session, stepModel(config, decoders), {
+    return new TrainingEngine(session, stepModel(config, decoders), {
       betas: optimizer.betas,
       epsilon: optimizer.epsilon,
       average: optimizer.emaDecay !== null,
@@ -89,13 +96,6 @@ export function openEngine(config: TrainingConfig, decoders: readonly Decoder[])
         };
       },
     });
-    try {
-      groups.check([...engine.layout.slots.map(({ name }) => name), ...engine.frozen.keys()]);
-    } catch (error) {
-      engine.dispose();
-      throw error;
-    }
-    return engine;
   } catch (error) {
     session.dispose();
     throw error;

@@ -1,4 +1,5 @@
 import { ArgumentError } from '../errors.js';
+import { counted } from '../text.js';
 
 type Json = Record<string, unknown>;
 
@@ -45,7 +46,9 @@ export function withSettings(json: unknown, settings: readonly string[]): unknow
         );
       }
       if (Array.isArray(holder) && !Object.hasOwn(holder, key)) {
-        throw new ArgumentError(`--set ${setting}: ${name} has ${holder.length} elements, numbered from 0`);
+        throw new ArgumentError(
+          `--set ${setting}: ${name} has ${counted(holder.length, 'element')}, numbered from 0`,
+        );
       }
       const fields = holder as Json;
       if (i === keys.length - 1) fields[key] = valueOf(setting.slice(equals + 1));

@@ -1,0 +1,6 @@
+const plurals: Readonly<Record<string, string>> = { identity: 'identities', person: 'people' };
+
+/** `1 photo`, `2 photos`; `1 person`, `2 people`. */
+export function counted(n: number, one: string): string {
+  return `${n} ${n === 1 ? one : (plurals[one] ?? `${one}s`)}`;
+}
