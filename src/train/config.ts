@@ -7,7 +7,8 @@ import { defaultImageProcessor } from '../io/image_processor.js';
 import { parsed } from '../io/schema.js';
 import { readClipFolder } from '../models/clip_vision_encoder.js';
 import { presets } from '../models/presets.js';
-import { defined, describe } from '../options.js';
+import { describe } from '../kinds.js';
+import { defined } from '../options.js';
 import { trainingSchema } from './config_schema.js';
 import { withSettings } from './settings.js';
 
@@ -113,7 +114,7 @@ function* conflicts(config: TrainingConfig): Generator<string> {
     if (identities * views > mostPackedPhotos)
       yield `data.identities × data.views is ${identities * views} photos, expected at most ${mostPackedPhotos}: their index is read as one text`;
     if (size > mostRenderedPixels)
-      yield `data.size is ${size}, the largest imageSize of encoder and decoders: at most ${mostRenderedPixels} pixels are rendered`;
+      yield `data.size is ${size}, the largest imageSize of encoder and decoders, expected at most ${mostRenderedPixels}`;
     const last = firstSeed + identities - 1;
     if (firstSeed < heldOutSeed + heldOut.identities && last >= heldOutSeed)
       yield `data.firstSeed is ${firstSeed} and data.identities ${identities}: people ${firstSeed} to ${last} would be trained on, those from ${heldOutSeed} on are held out`;
