@@ -149,13 +149,27 @@ test('settings reach every field, also of what the file leaves out or has in its
 
 test('settings that are none, or of unknown fields, are refused by name', async () => {
   const read = (...settings: string[]) => readTrainingConfig({ json: {}, name: 'nano-synth' }, settings);
-  await assertRejects(() => read('optimizer.lr=1'), 'ERR_CONFIG', 'optimizer: unknown field "lr"');
-  await assertRejects(() => read('a.b.c=1'), 'ERR_CONFIG', 'unknown field "a"');
+  await assertRejects(
+    () => read('optimizer.lr=1'),
+    'ERR_INVALID_ARGUMENT',
+    '--set optimizer.lr=1: ',
+    'optimizer: unknown field "lr"',
+  );
+  await assertRejects(
+    () => read('steps=0', 'seed=1'),
+    'ERR_INVALID_ARGUMENT',
+    '--set steps=0 --set seed=1: nano-synth',
+    'steps is 0',
+  );
+  await assertRejects(() => read('sampling.identities=3', 'accumulation=2'), 'ERR_INVALID_ARGUMENT', 'accumulation, which is 2'); // prettier-ignore
+  // A file that is none by itself is not the settings' fault.
+  await assertRejects(() => readTrainingConfig({ json: { steps: 0 }, name: 'x' }, ['seed=1']), 'ERR_CONFIG', 'x does not'); // prettier-ignore
+  await assertRejects(() => read('a.b.c=1'), 'ERR_INVALID_ARGUMENT', 'unknown field "a"');
   await assertRejects(() => read('steps'), 'ERR_INVALID_ARGUMENT', '--set steps', 'key.path=value');
   await assertRejects(() => read('=1'), 'ERR_INVALID_ARGUMENT', 'key.path=value');
   await assertRejects(() => read('a..b=1'), 'ERR_INVALID_ARGUMENT', 'key.path=value');
   await assertRejects(() => read('__proto__.polluted=1'), 'ERR_INVALID_ARGUMENT', '__proto__');
-  await assertRejects(() => read('constructor.x=1'), 'ERR_CONFIG', 'unknown field "constructor"');
+  await assertRejects(() => read('constructor.x=1'), 'ERR_INVALID_ARGUMENT', 'unknown field "constructor"');
   await assertRejects(() => read('decoders.1.weight=2'), 'ERR_INVALID_ARGUMENT', 'decoders has 1 element');
   await assertRejects(() => read('steps=10', 'steps.x=1'), 'ERR_INVALID_ARGUMENT', 'steps is 10');
   assert.is(({} as Record<string, unknown>)['polluted'], undefined);
