@@ -32,12 +32,16 @@ RenderRequest request_from(const Napi::Value& value) {
   const int64_t size = integer_from(options.Get("size"), "size");
   request.crop = options.Get("crop").ToNumber().FloatValue();
   // The grid of samples is counted in 32 bits.
-  if (size < 1 || size > 2048) throw EngineError(kInvalidArgument, "render: size is from 1 to 2048");
-  if (!(request.crop >= 0.25f && request.crop <= 4)) throw EngineError(kInvalidArgument, "render: crop is from 0.25 to 4");
+  if (size < 1 || size > 2048)
+    throw EngineError(kInvalidArgument, "render: size is " + std::to_string(size) + ", expected a whole number from 1 to 2048");
+  if (!(request.crop >= 0.25f && request.crop <= 4))
+    throw EngineError(kInvalidArgument,
+                      "render: crop is " + std::to_string(request.crop) + ", expected a number from 0.25 to 4");
   request.size = static_cast<int>(size);
   request.view.pose_spread = options.Get("poseSpread").ToNumber().FloatValue();
   if (!(request.view.pose_spread >= 0 && request.view.pose_spread <= 2))
-    throw EngineError(kInvalidArgument, "render: poseSpread is from 0 to 2");
+    throw EngineError(kInvalidArgument,
+                      "render: poseSpread is " + std::to_string(request.view.pose_spread) + ", expected a number from 0 to 2");
   request.view.neutral_expression = options.Get("neutralExpression").ToBoolean();
   request.view.jitter = options.Get("jitter").ToBoolean();
   if (options.Get("glasses").IsBoolean()) request.view.glasses = options.Get("glasses").ToBoolean();

@@ -10,7 +10,8 @@ namespace {
 
 size_t size_from(const Napi::Value& value, const char* what) {
   const int64_t size = integer_from(value, what);
-  if (size < 0) throw EngineError(kInvalidArgument, std::string(what) + " must not be negative");
+  if (size < 0)
+    throw EngineError(kInvalidArgument, std::string(what) + " is " + std::to_string(size) + ", expected at least 0");
   return static_cast<size_t>(size);
 }
 

@@ -2,59 +2,18 @@ import { Stream } from 'node:stream';
 import sharp from 'sharp';
 import { z } from 'zod';
 import { ArgumentError } from './errors.js';
-import { expectedDevice, isDeviceName } from './graph/devices.js';
+import { deviceName } from './graph/devices.js';
+import { describe, field, flag, kind, maskRatio, oneOf, parse, path, seed, strict, whole } from './kinds.js';
 
 /**
  * The options of public calls as schemas: what is unknown, misspelt or of the wrong type is refused before any work, all at once, with what was given and
  * what was expected.
  */
 
-/** What a value is, for messages: its kind, and the value where it is short. */
-export function describe(value: unknown): string {
-  if (value === null || value === undefined || typeof value === 'boolean') return String(value);
-  if (typeof value === 'number') return String(value);
-  if (typeof value === 'bigint') return `${value}n`;
-  if (typeof value === 'string') return JSON.stringify(value.length > 60 ? `${value.slice(0, 60)}…` : value);
-  if (typeof value === 'object') {
-    const { constructor } = value as { constructor?: { name?: unknown } };
-    return typeof constructor?.name === 'string' && constructor.name !== 'Object'
-      ? `of type ${constructor.name}`
-      : 'an object';
-  }
-  return `a ${typeof value}`;
-}
-
-function is(expected: string, holds: (value: unknown) => boolean): z.ZodType {
-  return z
-    .any()
-    .refine(holds, { error: ({ input }) => `is ${describe(input)}, expected ${expected}` })
-    .optional();
-}
-
-function oneOf(what: string, names: readonly string[]): z.ZodType {
-  const list = names.map((name) => JSON.stringify(name)).join(' or ');
-  return z
-    .any()
-    .refine((value) => names.includes(value as string), {
-      error: ({ input }) => `unknown ${what} ${describe(input)}: expected ${list}`,
-    })
-    .optional();
-}
-
-function wholeNumber(least: number, most: number): z.ZodType {
-  const range = most === Number.MAX_SAFE_INTEGER ? '2^53 − 1' : String(most);
-  return is(
-    `a whole number from ${least} to ${range}`,
-    (value) => Number.isSafeInteger(value) && Number(value) >= least && Number(value) <= most,
-  );
-}
-
-const path = is('the path of a folder', (value) => typeof value === 'string' && value !== '');
-const callback = is('a function', (value) => typeof value === 'function');
-const signal = is('an AbortSignal', (value) => value instanceof AbortSignal);
-
 /** Pixels of the largest image that the engine takes: their bytes are counted in 31 bits. */
 export const mostPixels = Math.floor(2 ** 31 / 3);
+/** Threads to compute with. */
+export const threadCount = whole(1, 1024);
 
 /** Whether sharp understands a colour. */
 function isColour(value: unknown): boolean {
@@ -67,101 +26,96 @@ function isColour(value: unknown): boolean {
   }
 }
 
-const deviceFields = {
-  device: is(expectedDevice, isDeviceName),
-  threads: wholeNumber(1, 1024),
-  dtype: oneOf('dtype', ['f32', 'bf16']),
+const callback = field(kind('a function', (value) => typeof value === 'function')).optional();
+/** Of every call that takes long. */
+export const signal = field(
+  kind<AbortSignal>('an AbortSignal', (value) => value instanceof AbortSignal),
+).optional();
+const folder = field(kind<string>('the path of a folder', path.holds)).optional();
+
+const computeFields = {
+  device: field(deviceName).optional(),
+  threads: field(threadCount).optional(),
+  dtype: field(oneOf('f32', 'bf16')).optional(),
 };
 
 const decodeFields = {
-  background: is('a colour, like "#ffffff" or "white"', isColour),
-  maxPixels: wholeNumber(1, mostPixels),
+  background: field(kind('a colour, like "#ffffff" or "white"', isColour)).optional(),
+  maxPixels: field(whole(1, mostPixels)).optional(),
 };
-
-const seed = wholeNumber(0, Number.MAX_SAFE_INTEGER);
-
-/** What a mask ratio, a share of patches, can be. */
-export const isMaskRatio = (value: unknown): boolean => typeof value === 'number' && value > 0 && value < 1;
 
 const targetFields = {
   ...decodeFields,
   visible: z.unknown().optional(), // checked with the targets, as masks are
   masks: z.unknown().optional(),
-  maskRatio: is('a number above 0 and below 1', isMaskRatio),
-  seed,
+  maskRatio: field(maskRatio).optional(),
+  seed: field(seed).optional(),
   signal,
   onProgress: callback,
 };
 
 const schemas = {
-  load: z.strictObject({
-    ...deviceFields,
-    packedCache: oneOf('packedCache', ['use', 'write', 'ignore']),
-    signal,
-  }),
-  create: z.strictObject({
-    ...deviceFields,
-    seed,
-    signal,
-    vision: path,
-  }),
-  embed: z.strictObject({ ...decodeFields, signal, onProgress: callback, onPhotoError: callback }),
-  embedImages: z.strictObject({
+  load: options({ ...computeFields, packedCache: field(oneOf('use', 'write', 'ignore')).optional(), signal }),
+  create: options({ ...computeFields, seed: field(seed).optional(), signal, vision: folder }),
+  embed: options({ ...decodeFields, signal, onProgress: callback, onPhotoError: callback }),
+  embedImages: options({
     ...decodeFields,
     signal,
     onProgress: callback,
     onPhotoError: callback,
-    feature: oneOf('feature', ['last_hidden_state', 'penultimate', 'pooled']),
+    feature: field(oneOf('last_hidden_state', 'penultimate', 'pooled')).optional(),
   }),
-  save: z.strictObject({ dtype: oneOf('dtype', ['f32', 'f16', 'bf16']), signal, onProgress: callback }),
-  createMtd: z.strictObject({ ...deviceFields, seed, signal }),
-  losses: z.strictObject(targetFields),
-  reconstruct: z.strictObject({ ...targetFields, format: oneOf('format', ['f32', 'rgb']) }),
-  prepare: z.strictObject({ ...decodeFields, signal }),
-  exportCheckpoint: z.strictObject({
-    runFolder: path,
-    folder: path,
-    checkpoint: is(
-      '"latest", "best" or a step',
-      (value) => typeof value === 'string' || typeof value === 'number',
-    ),
+  save: options({ dtype: field(oneOf('f32', 'f16', 'bf16')).optional(), signal, onProgress: callback }),
+  createMtd: options({ ...computeFields, seed: field(seed).optional(), signal }),
+  losses: options(targetFields),
+  reconstruct: options({ ...targetFields, format: field(oneOf('f32', 'rgb')).optional() }),
+  prepare: options({ ...decodeFields, signal }),
+  exportCheckpoint: options({
+    runFolder: folder,
+    folder,
+    checkpoint: field(
+      kind('"latest", "best" or a step', (value) => typeof value === 'string' || typeof value === 'number'),
+    ).optional(),
   }),
-  train: z.strictObject({
-    runFolder: path,
-    resume: is('true or false', (value) => typeof value === 'boolean'),
-    output: is('a writable stream or null', (value) => value === null || value instanceof Stream),
+  train: options({
+    runFolder: folder,
+    resume: field(flag).optional(),
+    output: field(
+      kind('a writable stream or null', (value) => value === null || value instanceof Stream),
+    ).optional(),
     signal,
     onProgress: callback,
   }),
 };
 
-/**
- * Checks the options of a call.
- * @throws {ArgumentError} `ERR_INVALID_ARGUMENT` naming every field that is unknown or wrong
- */
-export function checkOptions(call: keyof typeof schemas, options: unknown): void {
-  if (typeof options !== 'object' || options === null || Array.isArray(options)) {
-    throw new ArgumentError(`the options of ${call} are ${describe(options)}, expected an object`);
-  }
-  const schema = schemas[call];
-  // Fields that are undefined count as absent, also unknown ones: callers pass on what they have.
-  const given = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
-  const result = schema.safeParse(given);
-  if (result.success) return;
-  const known = Object.keys(schema.shape).join(', ');
-  const problems = result.error.issues.map((issue) =>
-    issue.code === 'unrecognized_keys'
-      ? `unknown option ${issue.keys.map((key) => JSON.stringify(key)).join(', ')}: expected ${known}`
-      : `${issue.path.join('.')} ${issue.message}`.replace(/^(\w+) unknown \1/, 'unknown $1'),
-  );
-  throw new ArgumentError(problems.join('; '));
+/** A call's options as a schema. */
+export function options<T extends z.ZodRawShape>(shape: T): z.ZodObject<T, z.core.$strict> {
+  return strict(shape, 'option');
 }
 
-/** @throws {ArgumentError} `ERR_INVALID_ARGUMENT` unless `folder` can be the path of one */
-export function checkFolder(folder: unknown): asserts folder is string {
-  if (typeof folder !== 'string' || folder === '') {
-    throw new ArgumentError(`the folder is ${describe(folder)}, expected a path`);
-  }
+/**
+ * Checks the options of a call. Fields that are undefined count as absent, also unknown ones: callers pass on what they have.
+ * @throws {ArgumentError} `ERR_INVALID_ARGUMENT` naming every field that is unknown or wrong
+ */
+export function checked<T extends z.ZodObject>(call: string, schema: T, given: unknown): z.output<T> {
+  if (typeof given !== 'object' || given === null || Array.isArray(given))
+    throw new ArgumentError(`the options of ${call} are ${describe(given)}, expected an object`);
+  const result = parse(schema, defined(given));
+  if ('problems' in result) throw new ArgumentError(result.problems);
+  return result.data;
+}
+
+/**
+ * Checks the options of a call that has its schema here.
+ * @throws {ArgumentError} `ERR_INVALID_ARGUMENT` naming every field that is unknown or wrong
+ */
+export function checkOptions(call: keyof typeof schemas, given: unknown): void {
+  checked(call, schemas[call], given);
+}
+
+/** @throws {ArgumentError} `ERR_INVALID_ARGUMENT` unless `given` can be the path of a folder */
+export function checkFolder(given: unknown): asserts given is string {
+  if (!path.holds(given)) throw new ArgumentError(`the folder is ${describe(given)}, expected a path`);
 }
 
 /** The fields that are not undefined. */

@@ -201,7 +201,7 @@ test('photos that are damaged on disk', async () => {
   for (const { sample } of batches) assert.not(sample.identities.some(({ identity }) => identity === 2));
   for (const name of ['a', 'b']) rmSync(at('people', name), { recursive: true });
   const lost = await FolderDataset.open(at('people'));
-  await assertRejects(() => load(lost, 1), 'ERR_DATASET', at('people'), 'none of the photos', '1 identities');
+  await assertRejects(() => load(lost, 1), 'ERR_DATASET', at('people'), 'none of the photos', '1 identity ');
 });
 
 test('errors come with the step that they belong to', async () => {

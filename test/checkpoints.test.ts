@@ -191,7 +191,7 @@ test('configs that are wrong, and configs that contradict the weights', async ()
     [{ hidden_size: sizes.hidden + 1, num_attention_heads: sizes.hidden }, 'multiple of num_attention_heads'],
     [{ hidden_act: 'swish' }, 'hidden_act'],
     [{ patch_size: 0 }, 'patch_size'],
-    [{ patch_size: sizes.image + 1 }, 'patch_size must not exceed'],
+    [{ patch_size: sizes.image + 1 }, `patch_size is ${sizes.image + 1}, expected at most image_size`],
     [{ layer_norm_eps: -1 }, 'layer_norm_eps'],
     [{ num_channels: 4 }, 'num_channels'],
     [{ num_hidden_layers: 1e9 }, 'num_hidden_layers'],
@@ -267,13 +267,13 @@ test('the preprocessing of an OpenCLIP config', async () => {
   using half = await load({ mean });
   assert.equal(half.imageProcessor, { ...plain.imageProcessor, mean });
   for (const [change, word] of [
-    [{ interpolation: 'bilinear' }, 'interpolation: only bicubic'],
-    [{ interpolation: 'random' }, 'interpolation: only bicubic'],
-    [{ resize_mode: 'squash' }, 'resize_mode: only shortest'],
-    [{ resize_mode: 'longest' }, 'resize_mode: only shortest'],
-    [{ mode: 'L' }, 'mode: only RGB'],
+    [{ interpolation: 'bilinear' }, 'interpolation is "bilinear", expected "bicubic"'],
+    [{ interpolation: 'random' }, 'interpolation is "random", expected "bicubic"'],
+    [{ resize_mode: 'squash' }, 'resize_mode is "squash", expected "shortest"'],
+    [{ resize_mode: 'longest' }, 'resize_mode is "longest", expected "shortest"'],
+    [{ mode: 'L' }, 'mode is "L", expected "RGB"'],
     [{ mean: 0.5 }, 'mean'],
-    [{ std: [1, 0, 1] }, 'std: must be positive'],
+    [{ std: [1, 0, 1] }, 'std.1 is 0, expected a number above 0'],
   ] as const) {
     await assertRejects(
       () => load({ ...whole, ...change }),

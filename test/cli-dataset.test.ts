@@ -124,9 +124,15 @@ test('photos that cannot be used are named and left out', async () => {
 test('what makes no sense is refused', async () => {
   const usage = { exit: 2, code: 'ERR_INVALID_ARGUMENT' };
   await fail(['dataset', 'pack', 'set', '--out', 'x', '--encoding', 'png'], { ...usage, words: ['--size'] });
-  await fail(['dataset', 'pack', 'set', '--out', 'x', '--size', '0'], { ...usage, words: ['--size 0'] });
+  await fail(['dataset', 'pack', 'set', '--out', 'x', '--size', '0'], {
+    ...usage,
+    words: ['--size', 'a whole number from 1'],
+  });
   await fail(['dataset', 'pack', 'set', '--out', './set'], { ...usage, words: ['another folder'] });
-  await fail(['dataset', 'inspect', 'set', '--inputs', '0'], { ...usage, words: ['--inputs 0'] });
+  await fail(['dataset', 'inspect', 'set', '--inputs', '0'], {
+    ...usage,
+    words: ['--inputs', 'a whole number from 1'],
+  });
   await fail(['dataset', 'inspect', 'gone'], { exit: 1, code: 'ERR_FILE', words: ['gone'] });
   mkdirSync(at('nothing'));
   await fail(['dataset', 'pack', 'nothing', '--out', 'x'], {

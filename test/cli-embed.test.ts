@@ -231,9 +231,9 @@ test('devices and threads that there are not', async () => {
       code: 'ERR_DEVICE_UNAVAILABLE',
       words: [JSON.stringify(device), '"cpu"'],
     });
-  await fail([...options, '--device', 'abacus'], { ...usage, words: ['"abacus"', '"cpu"'] });
+  await fail([...options, '--device', 'abacus'], { ...usage, words: ['--device', 'abacus', '"cpu"'] });
   const onCpu = [...options, '--device', 'cpu'];
-  await fail([...onCpu, '--threads', '0'], { ...usage, words: ['threads is 0', '1 to 1024'] });
+  await fail([...onCpu, '--threads', '0'], { ...usage, words: ['--threads', '1 to 1024'] });
   await fail([...onCpu, '--threads', '1.5'], { ...usage, words: ['--threads', 'whole number'] });
 });
 

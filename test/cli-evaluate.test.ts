@@ -147,10 +147,16 @@ test('evaluate: data on disk has no pairs and no probe', async () => {
 test('evaluate: bad numbers', async () => {
   const usage = { exit: 2, code: 'ERR_INVALID_ARGUMENT' };
   await fail(['evaluate'], { ...usage, words: ['--weights'] });
-  await fail(judge('--identities', '1'), { ...usage, words: ['identities is 1', 'at least 2'] });
+  await fail(judge('--identities', '1'), {
+    ...usage,
+    words: ['--identities is 1, expected a whole number from 2'],
+  });
   await fail(judge('--mask-ratio', '1'), { ...usage, words: ['above 0 and below 1'] });
-  await fail(judge('--views', '4', '--targets', '4'), { ...usage, words: ['targets is 4'] });
-  await fail(judge('--identities', '1000000000'), { ...usage, words: ['identities is 1000000000', 'in memory'] }); // prettier-ignore
+  await fail(judge('--views', '4', '--targets', '4'), {
+    ...usage,
+    words: ['--targets is 4, expected a whole number from 1 to 3'],
+  });
+  await fail(judge('--identities', '1000000000'), { ...usage, words: ['--identities is 1000000000', 'in memory'] }); // prettier-ignore
   // Not twice, as `fail` does: what is available changes in between.
   for (const [options, who] of [
     [['--identities', '9000000', '--views', '2000'], '9000000 people'],
@@ -162,8 +168,10 @@ test('evaluate: bad numbers', async () => {
     assert.is(error.code, 'ERR_OUT_OF_MEMORY');
     for (const words of [who, 'available are']) assert.ok(error.message.includes(words), error.message);
   }
-  await fail(judge('--pose-spread', '3'), { ...usage, words: ['poseSpread is 3'] });
-  await fail(judge('--crop', '7'), { ...usage, words: ['crop is 7'] });
+  await fail(judge('--pose-spread', '3'), { ...usage, words: ['--pose-spread', 'a number from 0 to 2'] });
+  await fail(judge('--crop', '7'), { ...usage, words: ['--crop', 'a number from 0.25 to 4'] });
+  await fail(judge('--probe-people', '3'), { ...usage, words: ['--probe-people is 3', 'from 10'] });
+  await fail(judge('--views', 'many'), { ...usage, words: ['--views', 'expected a number'] });
 });
 
 test('evaluate: people that may have been trained on, and Ctrl-C', async () => {

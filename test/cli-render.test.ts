@@ -154,13 +154,13 @@ test('what cannot be written', async () => {
   const usage = { exit: 2, code: 'ERR_INVALID_ARGUMENT' };
   await fail(render(at('other')), { ...usage, words: ['not empty', 'other'] });
   await fail(render(at('other', 'notes.txt')), { exit: 1, code: 'ERR_FILE', words: ['notes.txt'] });
-  await fail(render(at('none'), '--identities', '0'), { ...usage, words: ['identities is 0'] });
-  await fail(render(at('none'), '--size', '0'), { ...usage, words: ['--size 0'] });
-  await fail(render(at('none'), '--identities', '1000000000'), { ...usage, words: ['identities is 1000000000', 'from 1 to 10000000', 'in memory'] }); // prettier-ignore
-  await fail(render(at('none'), '--views', '1000000000'), { ...usage, words: ['views is 1000000000', 'from 1 to 100000'] }); // prettier-ignore
+  await fail(render(at('none'), '--identities', '0'), { ...usage, words: ['--identities', 'from 1 to'] });
+  await fail(render(at('none'), '--size', '0'), { ...usage, words: ['--size', 'from 1 to 2048'] });
+  await fail(render(at('none'), '--identities', '1000000000'), { ...usage, words: ['--identities', "'1000000000'", 'from 1 to 10000000', 'in memory'] }); // prettier-ignore
+  await fail(render(at('none'), '--views', '1000000000'), { ...usage, words: ['--views', "'1000000000'", 'from 1 to 100000'] }); // prettier-ignore
   await fail(render(at('none'), '--identities', '200001', '--views', '10', '--format', 'shards'), { exit: 1, code: 'ERR_DATASET', words: ['2000010 photos', 'at most 2000000'] }); // prettier-ignore
   await fail(render(at('none'), '--views', 'many'), { ...usage, words: ['--views', 'whole number'] });
-  await fail(render(at('none'), '--crop', '9'), { ...usage, words: ['crop is 9'] });
+  await fail(render(at('none'), '--crop', '9'), { ...usage, words: ['--crop', 'a number from 0.25 to 4'] });
   assert.not(existsSync(at('none')));
   assert.equal(readdirSync(at('other')), ['notes.txt']);
 });

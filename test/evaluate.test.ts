@@ -321,13 +321,13 @@ test('bad settings are refused before anything is read', async () => {
   await using loaded = await loadPair(pair);
   const refused = (options: unknown, ...words: string[]) =>
     assertRejects(() => evaluate(loaded, options as EvaluateOptions), 'ERR_INVALID_ARGUMENT', ...words);
-  await refused({ identities: 1 }, 'identities is 1', 'at least 2');
+  await refused({ identities: 1 }, 'identities is 1', 'from 2 to');
   await refused({ views: 1 }, 'views is 1');
   await refused({ views: 4, targets: 4 }, 'targets is 4', '1 to 3');
   await refused({ views: 4, targets: 2, inputs: 3 }, 'inputs is 3', '1 to 2');
   await refused({ maskRatio: 1 }, 'maskRatio is 1', 'below 1');
   await refused({ seed: -1 }, 'seed is -1');
-  await refused({ probe: { trainPeople: 9 } }, 'probe.trainPeople is 9', 'at least 10');
+  await refused({ probe: { trainPeople: 9 } }, 'probe.trainPeople is 9', 'from 10 to');
   await refused({ probe: { testPeople: 1 } }, 'probe.testPeople');
   await refused({ probe: { photos: 0 } }, 'probe.photos');
   await refused({ data: { kind: 'rendered', view: { crop: 9 } } }, 'crop is 9');

@@ -226,7 +226,7 @@ test('options that cannot be are refused, all at once', async () => {
   const make = (wrong: Record<string, unknown>) => () =>
     new FewToManySampler(dataset, { ...options, ...wrong });
   const code = 'ERR_INVALID_ARGUMENT';
-  await assertRejects(make({ inputs: 0 }), code, 'inputs is 0', 'at least 1');
+  await assertRejects(make({ inputs: 0 }), code, 'inputs is 0', 'from 1 to 2^53 − 1, or [fewest, most]');
   await assertRejects(make({ targets: 0, maskRatio: 1 }), code, 'targets is 0', 'maskRatio is 1', 'below 1');
   for (const maskRatio of [0, -1, NaN, '0.5']) await assertRejects(make({ maskRatio }), code, 'maskRatio is');
   for (const inputs of [[0, 3], [3, 2], [1], [1, 2, 3], 1.5, '3', null])

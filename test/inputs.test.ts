@@ -53,7 +53,12 @@ test('arguments of load and create', async () => {
       String(threads),
     );
   }
-  await assertRejects(() => OmniIdEncoder.create(loose('mega')), 'ERR_INVALID_ARGUMENT', '"mega"', 'nano, h');
+  await assertRejects(
+    () => OmniIdEncoder.create(loose('mega')),
+    'ERR_INVALID_ARGUMENT',
+    '"mega"',
+    'nano, nano-synth, h',
+  );
   await assertRejects(() => OmniIdEncoder.create(loose(7)), 'ERR_INVALID_ARGUMENT', 'preset is 7');
   await assertRejects(() => OmniIdEncoder.create(loose(null)), 'ERR_INVALID_ARGUMENT', 'preset is null');
   for (const folder of [undefined, 5, '', new URL('file:///tmp')])
@@ -73,8 +78,12 @@ test('arguments of load and create', async () => {
   );
   await assertRejects(() => OmniIdEncoder.create({ ...config, tokens: 0 }), 'ERR_CONFIG', 'encoder.L');
   await assertRejects(() => OmniIdEncoder.create(loose({})), 'ERR_CONFIG', 'vision', 'tokens');
-  await assertRejects(() => OmniIdEncoder.create(loose([])), 'ERR_CONFIG', 'array');
-  await assertRejects(() => OmniIdEncoder.create(loose({ ...config, tokenz: 3 })), 'ERR_CONFIG', 'tokenz');
+  await assertRejects(() => OmniIdEncoder.create(loose([])), 'ERR_CONFIG', 'the whole is []');
+  await assertRejects(
+    () => OmniIdEncoder.create(loose({ ...config, tokenz: 3 })),
+    'ERR_CONFIG',
+    'unknown field "tokenz": expected vision',
+  );
   await assertRejects(() => OmniIdEncoder.load(join(scratch, 'nowhere')), 'ERR_FILE', 'nowhere');
   await assertRejects(() => ClipVisionEncoder.load(folder), 'ERR_CONFIG', 'OmniIdEncoder.load');
   await assertRejects(() => ClipVisionEncoder.load(scratch), 'ERR_FILE', 'config.json');

@@ -234,12 +234,12 @@ test('configs: as they were written, and every problem at once', async () => {
   const refused = (changed: Record<string, unknown>, ...words: string[]) =>
     assertRejects(() => parseMtdConfig({ ...json, ...changed }, 'c.json'), 'ERR_CONFIG', 'c.json does not describe a masked transformer decoder', ...words); // prettier-ignore
   await refused({ model_type: 'clip' }, 'model_type', 'omni_id_mtd');
-  await refused({ patch_size: 8 }, 'image_size must be a multiple of patch_size');
-  await refused({ heads: 3 }, 'width must be a multiple of heads');
+  await refused({ patch_size: 8 }, 'image_size is 28, expected a multiple of patch_size, which is 8');
+  await refused({ heads: 3 }, 'expected a multiple of heads, which is 3');
   await refused({ mask_ratio: 1 }, 'mask_ratio', 'below 1');
   await refused({ mask_ratio: 0 }, 'mask_ratio', 'above 0');
-  await refused({ image_std: [1, 0, 1] }, 'image_std', 'positive');
-  await refused({ depth: 3, width: 0 }, 'depth', 'width');
+  await refused({ image_std: [1, 0, 1] }, 'image_std.1 is 0, expected a number above 0');
+  await refused({ depth: 3, width: 0 }, 'unknown field "depth": expected model_type', 'width is 0');
   await assertRejects(
     () => MaskedTransformerDecoder.create({ ...smallMtd, heads: 3 }),
     'ERR_CONFIG',
@@ -282,7 +282,7 @@ test('bad calls are refused with what was given and expected', async () => {
   await refused(['format', 'png'], { options: { format: 'png' } });
   await refused(['unknown option "ratio"'], { options: { ratio: 0.5 } });
   await refused(['visible is 3'], { options: { visible: 3 } });
-  await refused(['visible has 0 elements', '1 targets'], { options: { visible: [] } });
+  await refused(['visible has 0 elements', '1 target'], { options: { visible: [] } });
   await refused(['visible[0]', 'at least one'], { options: { visible: [new Int32Array()] } });
   await refused(['visible[0] has patch 16', '0 to 15'], { options: { visible: [Int32Array.of(16)] } });
   await refused(['visible[0] has patch -1'], { options: { visible: [Int32Array.of(-1)] } });

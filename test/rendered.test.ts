@@ -14,6 +14,7 @@ import {
   expressionNames,
   heldOutSeed,
   RenderedDataset,
+  type RenderedDatasetOptions,
   renderFace,
   type RenderedPhoto,
   type RenderOptions,
@@ -267,11 +268,12 @@ test('a data set is a range of people and views', async () => {
   const photo = await dataset.read(1, 1, 24);
   assert.is(hashOf(photo), hashOf(await renderFace({ identity: heldOutSeed + 1, view: 11, size: 24 })));
   assert.is(photo.pixels.length, 24 * 24 * 3);
-  await assertRejects(() => dataset.read(3, 0, 24), 'ERR_INVALID_ARGUMENT', 'identity 3', '0 to 2');
-  await assertRejects(() => dataset.read(0, 2, 24), 'ERR_INVALID_ARGUMENT', 'photo 2', '0 to 1');
+  await assertRejects(() => dataset.read(3, 0, 24), 'ERR_INVALID_ARGUMENT', 'identity is 3', '0 to 2');
+  await assertRejects(() => dataset.read(0, 2, 24), 'ERR_INVALID_ARGUMENT', 'photo is 2', '0 to 1');
   await assertRejects(() => dataset.read(0, 0, 0), 'ERR_INVALID_ARGUMENT', 'size is 0', '1 to 2048');
   await assertRejects(() => new RenderedDataset({ identities: 0, views: 1 }), 'ERR_INVALID_ARGUMENT', 'identities is 0'); // prettier-ignore
-  await assertRejects(() => new RenderedDataset({ identities: 2, views: 1, firstSeed: 2 ** 53 - 2 }), 'ERR_INVALID_ARGUMENT', 'firstSeed'); // prettier-ignore
+  await assertRejects(() => new RenderedDataset({ identities: 1, views: 1, size: 24 } as RenderedDatasetOptions), 'ERR_INVALID_ARGUMENT', 'unknown option "size": expected crop, pose, poseSpread, expression, jitter, glasses, identities, views, firstSeed, firstView'); // prettier-ignore
+  await assertRejects(() => new RenderedDataset({ identities: 2, views: 1, firstSeed: 2 ** 53 - 2 }), 'ERR_INVALID_ARGUMENT', 'seeds of people go from', 'at most 2^53 − 1'); // prettier-ignore
   await dataset.close();
 });
 
@@ -295,7 +297,14 @@ test('requests that make no sense', async () => {
     [{ ...good, jitter: 1 }, 'jitter is 1'],
     [{ ...good, poseSpread: -0.1 }, 'poseSpread is -0.1'],
     [{ ...good, poseSpread: 2.5 }, 'poseSpread is 2.5'],
-    [{ ...good, colour: 1 }, '"colour"'],
+    [
+      { ...good, colour: 1 },
+      'unknown option "colour": expected crop, pose, poseSpread, expression, jitter, glasses, identity',
+    ],
+    [
+      { ...good, pose: { yaw: 0, pitch: 0, roll: 0, nod: 1 } },
+      'pose: unknown field "nod": expected yaw, pitch, roll',
+    ],
   ];
   for (const [options, word] of wrong)
     await assertRejects(() => renderFace(options as RenderOptions), 'ERR_INVALID_ARGUMENT', word);

@@ -79,38 +79,40 @@ const bad: [what: string, json: unknown, ...words: string[]][] = [
   ['a list', [], 'the whole'],
   ['an unknown field', { learningRate: 1 }, 'unknown field "learningRate"', 'optimizer', 'maxSkippedSteps'],
   ['unknown fields further in', { optimizer: { lr: 1 }, log: { often: 2 } }, 'optimizer: unknown field "lr"', 'log: unknown field "often"', 'expected every'],
-  ['an unknown preset', { encoder: 'huge' }, 'encoder.preset', 'nano, nano-synth, h', '"huge"'],
+  ['an unknown preset', { encoder: 'huge' }, 'encoder.preset is "huge", expected "nano", "nano-synth" or "h"'],
   ['an unknown field of the encoder', { encoder: { imageSize: 64 } }, 'unknown field "imageSize"', 'vision'],
-  ['an unknown decoder', { decoders: [{ type: 'flow' }] }, 'decoders.0', 'type is "mtd"'],
+  ['an unknown decoder', { decoders: [{ type: 'flow' }] }, 'decoders.0.type is "flow", expected "mtd"'],
   ['no decoder', { decoders: [] }, 'at least one decoder'],
   ['an unknown field of a decoder', { decoders: [{ type: 'mtd', ratio: 1 }] }, 'decoders.0: unknown field "ratio"', 'maskRatio'],
-  ['an unknown kind of data', { data: { kind: 'zip', path: 'x' } }, 'kind is "folder", "shards" or "rendered"'],
+  ['an unknown kind of data', { data: { kind: 'zip', path: 'x' } }, 'data.kind is "zip", expected "folder", "shards" or "rendered"'],
   ['data without a path', { data: { kind: 'folder' } }, 'data.path'],
   ['S of 0', { sampling: { inputs: 0 } }, 'sampling.inputs.0'],
   ['S the wrong way round', { sampling: { inputs: [3, 1] } }, 'sampling.inputs is [3, 1]'],
   ['S of three numbers', { sampling: { inputs: [1, 2, 3] } }, 'sampling.inputs'],
-  ['R of 0', { sampling: { targets: 0 } }, 'sampling.targets', '(given 0)'],
-  ['half an image', { sampling: { targets: 1.5 } }, 'sampling.targets', '(given 1.5)'],
-  ['a mask ratio of 0', { decoders: [{ type: 'mtd', maskRatio: 0 }] }, 'decoders.0.maskRatio', '(given 0)'],
-  ['a mask ratio of 1', { decoders: [{ type: 'mtd', maskRatio: 1 }] }, 'decoders.0.maskRatio', '(given 1)'],
+  ['R of 0', { sampling: { targets: 0 } }, 'sampling.targets', 'is 0,'],
+  ['half an image', { sampling: { targets: 1.5 } }, 'sampling.targets', 'is 1.5,'],
+  ['a mask ratio of 0', { decoders: [{ type: 'mtd', maskRatio: 0 }] }, 'decoders.0.maskRatio', 'is 0,'],
+  ['a mask ratio of 1', { decoders: [{ type: 'mtd', maskRatio: 1 }] }, 'decoders.0.maskRatio', 'is 1,'],
   ['a mask that leaves nothing', { decoders: [{ type: 'mtd', patchSize: 56 }] }, 'leaves 0 of 4 patches visible'],
   ['an image that does not fit the patch', { encoder: { vision: { imageSize: 100 } } }, 'encoder.vision.imageSize is 100', 'which is 14', 'decoders.0.imageSize is 100'],
   ['a width that does not fit the heads', { encoder: { heads: 5 } }, 'encoder.width is 384', 'its heads, which is 5'],
   ['a tower that does not fit its heads', { encoder: { vision: { numAttentionHeads: 7 } } }, 'hiddenSize is 384', 'which is 7'],
   ['pictures of another size', { encoder: { imageProcessor: { ...presets.nano.imageProcessor, cropSize: 64 } } }, 'cropSize is 64', '112'],
   ['identities that cannot be split', { accumulation: 3 }, 'sampling.identities is 4', 'accumulation, which is 3'],
-  ['a learning rate of 0', { optimizer: { learningRate: 0 } }, 'optimizer.learningRate', '(given 0)'],
-  ['a learning rate that is text', { optimizer: { learningRate: 'fast' } }, '(given "fast")', 'number'],
-  ['a beta of 1', { optimizer: { betas: [0.9, 1] } }, 'optimizer.betas.1', '(given 1)'],
-  ['no steps', { steps: 0 }, 'steps', '(given 0)'],
-  ['an unknown type', { dtype: 'f16' }, 'dtype', '"bf16"', '(given "f16")'],
-  ['an unknown device', { device: 'tpu' }, 'device', '(given "tpu")'],
-  ['more rendered people than can be listed', { data: { kind: 'rendered', identities: 1e9 } }, 'data.identities: expected at most 10000000', 'in memory', '(given 1000000000)'],
-  ['more views than can be listed', { data: { kind: 'rendered', views: 1e6 } }, 'data.views: expected at most 100000'],
+  ['a learning rate of 0', { optimizer: { learningRate: 0 } }, 'optimizer.learningRate', 'is 0,'],
+  ['a learning rate that is text', { optimizer: { learningRate: 'fast' } }, 'is "fast",', 'number'],
+  ['a beta of 1', { optimizer: { betas: [0.9, 1] } }, 'optimizer.betas.1 is 1, expected a number of at least 0 and below 1'],
+  ['betas of another number', { optimizer: { betas: [0.9] } }, 'optimizer.betas is [0.9], expected 2 elements'],
+  ['a clipping norm of 0', { optimizer: { clipGradNorm: 0 } }, 'clipGradNorm is 0, expected a number above 0, or null'],
+  ['no steps', { steps: 0 }, 'steps', 'is 0,'],
+  ['an unknown type', { dtype: 'f16' }, 'dtype', '"bf16"', 'is "f16",'],
+  ['an unknown device', { device: 'tpu' }, 'device', 'is "tpu",'],
+  ['more rendered people than can be listed', { data: { kind: 'rendered', identities: 1e9 } }, 'data.identities is 1000000000, expected a whole number from 1 to 10000000', 'in memory'],
+  ['more views than can be listed', { data: { kind: 'rendered', views: 1e6 } }, 'data.views is 1000000, expected a whole number from 1 to 100000'],
   ['more photos than an index holds', { data: { kind: 'rendered', identities: 500_000, views: 12 } }, '6000000 photos, expected at most 2000000', 'index'],
-  ['more held-out people than can be listed', { data: { kind: 'rendered', heldOut: { identities: 1e9 } } }, 'data.heldOut.identities: expected at most 10000000'],
-  ['larger pictures than are rendered', { data: { kind: 'rendered', size: 4096 } }, 'data.size: at most 2048 pixels'],
-  ['targets larger than what is rendered', { decoders: [{ type: 'mtd', imageSize: 2058 }] }, 'data.size is 2058', 'at most 2048 pixels'],
+  ['more held-out people than can be listed', { data: { kind: 'rendered', heldOut: { identities: 1e9 } } }, 'data.heldOut.identities is 1000000000, expected a whole number from 0 to 10000000'],
+  ['larger pictures than are rendered', { data: { kind: 'rendered', size: 4096 } }, 'data.size is 4096, expected a whole number from 1 to 2048'],
+  ['targets larger than what is rendered', { decoders: [{ type: 'mtd', imageSize: 2058 }] }, 'data.size is 2058', 'at most 2048'],
   ['several mistakes', { steps: -1, seed: 0.5 }, 'steps', 'seed'],
 ]; // prettier-ignore
 
@@ -147,13 +149,27 @@ test('settings reach every field, also of what the file leaves out or has in its
 
 test('settings that are none, or of unknown fields, are refused by name', async () => {
   const read = (...settings: string[]) => readTrainingConfig({ json: {}, name: 'nano-synth' }, settings);
-  await assertRejects(() => read('optimizer.lr=1'), 'ERR_CONFIG', 'optimizer: unknown field "lr"');
-  await assertRejects(() => read('a.b.c=1'), 'ERR_CONFIG', 'unknown field "a"');
+  await assertRejects(
+    () => read('optimizer.lr=1'),
+    'ERR_INVALID_ARGUMENT',
+    '--set optimizer.lr=1: ',
+    'optimizer: unknown field "lr"',
+  );
+  await assertRejects(
+    () => read('steps=0', 'seed=1'),
+    'ERR_INVALID_ARGUMENT',
+    '--set steps=0 --set seed=1: nano-synth',
+    'steps is 0',
+  );
+  await assertRejects(() => read('sampling.identities=3', 'accumulation=2'), 'ERR_INVALID_ARGUMENT', 'accumulation, which is 2'); // prettier-ignore
+  // A file that is none by itself is not the settings' fault.
+  await assertRejects(() => readTrainingConfig({ json: { steps: 0 }, name: 'x' }, ['seed=1']), 'ERR_CONFIG', 'x does not'); // prettier-ignore
+  await assertRejects(() => read('a.b.c=1'), 'ERR_INVALID_ARGUMENT', 'unknown field "a"');
   await assertRejects(() => read('steps'), 'ERR_INVALID_ARGUMENT', '--set steps', 'key.path=value');
   await assertRejects(() => read('=1'), 'ERR_INVALID_ARGUMENT', 'key.path=value');
   await assertRejects(() => read('a..b=1'), 'ERR_INVALID_ARGUMENT', 'key.path=value');
   await assertRejects(() => read('__proto__.polluted=1'), 'ERR_INVALID_ARGUMENT', '__proto__');
-  await assertRejects(() => read('constructor.x=1'), 'ERR_CONFIG', 'unknown field "constructor"');
+  await assertRejects(() => read('constructor.x=1'), 'ERR_INVALID_ARGUMENT', 'unknown field "constructor"');
   await assertRejects(() => read('decoders.1.weight=2'), 'ERR_INVALID_ARGUMENT', 'decoders has 1 element');
   await assertRejects(() => read('steps=10', 'steps.x=1'), 'ERR_INVALID_ARGUMENT', 'steps is 10');
   assert.is(({} as Record<string, unknown>)['polluted'], undefined);

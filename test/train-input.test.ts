@@ -43,14 +43,14 @@ async function people(photosOf: Readonly<Record<string, number>>): Promise<strin
 }
 
 const settings: [setting: string, ...words: string[]][] = [
-  ['sampling.inputs=0', 'sampling.inputs.0', '>=1'],
-  ['sampling.inputs=[0,3]', 'sampling.inputs.0', 'given 0'],
+  ['sampling.inputs=0', 'sampling.inputs.0 is 0, expected a whole number from 1 to 4096'],
+  ['sampling.inputs=[0,3]', 'sampling.inputs.0', 'is 0, expected'],
   ['sampling.inputs=[3,2]', 'sampling.inputs is [3, 2], expected the smaller number first'],
-  ['sampling.targets=0', 'sampling.targets', 'given 0'],
-  ['sampling.targets=1.5', 'sampling.targets', 'given 1.5'],
-  ['decoders.0.maskRatio=0', 'decoders.0.maskRatio', 'given 0'],
-  ['decoders.0.maskRatio=1', 'decoders.0.maskRatio', 'given 1'],
-  ['decoders.0.maskRatio=-0.5', 'decoders.0.maskRatio', 'given -0.5'],
+  ['sampling.targets=0', 'sampling.targets', 'is 0, expected'],
+  ['sampling.targets=1.5', 'sampling.targets', 'is 1.5, expected'],
+  ['decoders.0.maskRatio=0', 'decoders.0.maskRatio', 'is 0, expected'],
+  ['decoders.0.maskRatio=1', 'decoders.0.maskRatio', 'is 1, expected'],
+  ['decoders.0.maskRatio=-0.5', 'decoders.0.maskRatio', 'is -0.5, expected'],
   ['decoders.0.maskRatio=0.999', 'leaves 0 of 16 patches visible'],
   ['decoders.0.patchSize=5', 'decoders.0.imageSize is 28', 'a multiple of its patchSize, which is 5'],
   ['decoders.0.imageSize=30', 'decoders.0.imageSize is 30', 'which is 7'],

@@ -27,7 +27,7 @@ class CpuBuffer final : public Buffer {
 
 int checked_threads(int threads) {
   if (threads < 0 || threads > 1024) {
-    throw EngineError(kInvalidArgument, "threads is " + std::to_string(threads) + ", expected 1 to 1024");
+    throw EngineError(kInvalidArgument, "threads is " + std::to_string(threads) + ", expected a whole number from 1 to 1024");
   }
   return threads == 0 ? available_parallelism() : threads;
 }

@@ -2,7 +2,8 @@ import { Option, type Command } from 'commander';
 import { datasetInspect, type DatasetInspectCommand } from './dataset_inspect.js';
 import { datasetPack, type DatasetPackCommand } from './dataset_pack.js';
 import { addRenderCommand } from './dataset_render.js';
-import { jsonOption, wholeNumber } from './options.js';
+import { whole } from '../kinds.js';
+import { jsonOption, numberOf } from './options.js';
 
 /** `omni-id dataset …`: what is done with training data. */
 export function addDatasetCommand(program: Command): void {
@@ -16,7 +17,7 @@ export function addDatasetCommand(program: Command): void {
     .option(
       '--size <n>',
       'scale and crop photos to squares of n pixels (default: leave them as they are)',
-      wholeNumber,
+      numberOf(whole(1)),
     )
     .addOption(
       new Option('--encoding <format>', 'of scaled photos; npy needs no decoding (default: npy)').choices([
@@ -26,7 +27,7 @@ export function addDatasetCommand(program: Command): void {
         'webp',
       ]),
     )
-    .option('--shard-bytes <n>', 'bytes at which a shard ends (default: 1 GiB)', wholeNumber)
+    .option('--shard-bytes <n>', 'bytes at which a shard ends (default: 1 GiB)', numberOf(whole(1)))
     .addOption(jsonOption())
     .action(async (folder: string, options: DatasetPackCommand) => {
       process.exitCode = await datasetPack(folder, options);
@@ -38,8 +39,8 @@ export function addDatasetCommand(program: Command): void {
     .command('inspect')
     .description('tell what a data set holds')
     .argument('<folder>', 'folder with .tar shards, or of identity folders')
-    .option('--inputs <n>', 'photos that the encoder sees', wholeNumber, 3)
-    .option('--targets <n>', 'photos that are rebuilt', wholeNumber, 8)
+    .option('--inputs <n>', 'photos that the encoder sees', numberOf(whole(1)), 3)
+    .option('--targets <n>', 'photos that are rebuilt', numberOf(whole(1)), 8)
     .option('--check', 'decode every photo')
     .addOption(jsonOption())
     .action(async (folder: string, options: DatasetInspectCommand) => {

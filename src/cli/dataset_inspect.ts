@@ -1,7 +1,6 @@
 import { unreadablePhotos } from '../data/check_dataset.js';
 import { inspectDataset, type DatasetSummary } from '../data/inspect.js';
 import { openDataset } from '../data/open_dataset.js';
-import { ArgumentError } from '../errors.js';
 import { warnOf } from './dataset_pack.js';
 import { exitCodes, interruptSignal, printJson, progressBar } from './output.js';
 import { counted } from '../text.js';
@@ -56,9 +55,6 @@ function print(summary: Omit<DatasetSummary, 'brokenAtFirstSight'>, short: numbe
 /** `omni-id dataset inspect`: what a data set holds, and whether all of it can be read. */
 export async function datasetInspect(folder: string, options: DatasetInspectCommand): Promise<number> {
   const { inputs, targets } = options;
-  if (inputs < 1 || targets < 1) {
-    throw new ArgumentError(`--inputs ${inputs} --targets ${targets}: expected at least 1 of both`);
-  }
   const signal = interruptSignal();
   const dataset = await openDataset(folder);
   try {

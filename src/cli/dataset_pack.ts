@@ -28,7 +28,6 @@ export function warnOf(problems: readonly UnreadablePhoto[]): void {
 
 /** `omni-id dataset pack`: a data set as WebDataset shards. Photos that cannot be decoded are reported and left out. */
 export async function datasetPack(folder: string, options: DatasetPackCommand): Promise<number> {
-  if (options.size === 0) throw new ArgumentError('--size 0: expected at least 1 pixel');
   if (options.encoding !== undefined && options.size === undefined) {
     throw new ArgumentError('--encoding without --size: photos keep their encoding unless they are scaled');
   }

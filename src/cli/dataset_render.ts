@@ -1,12 +1,12 @@
 import { Option, type Command } from 'commander';
 import { heldOutSeed, mostRenderedPixels } from '../data/rendered.js';
-import { RenderedDataset } from '../data/rendered_dataset.js';
+import { peopleCount, RenderedDataset, viewCount } from '../data/rendered_dataset.js';
 import { openRenderedFolder, writeRenderedFolder } from '../data/rendered_folder.js';
 import { renderedPhotos, type RenderedEncoding } from '../data/rendered_photos.js';
 import { checkPackedPhotos, writeShards } from '../data/shard_writer.js';
-import { ArgumentError } from '../errors.js';
+import { seed, whole } from '../kinds.js';
 import { defined } from '../options.js';
-import { addViewOptions, jsonOption, viewOptions, wholeNumber, type ViewCommand } from './options.js';
+import { addViewOptions, jsonOption, numberOf, viewOptions, type ViewCommand } from './options.js';
 import { exitCodes, interruptSignal, printJson, progressBar, warn } from './output.js';
 import { counted } from '../text.js';
 
@@ -26,8 +26,6 @@ export interface DatasetRenderCommand extends ViewCommand {
 export async function datasetRender(options: DatasetRenderCommand): Promise<number> {
   const { identities, views, size, out, firstSeed, firstView, encoding, format } = options;
   const view = viewOptions(options);
-  if (size < 1 || size > mostRenderedPixels)
-    throw new ArgumentError(`--size ${size}: expected 1 to ${mostRenderedPixels} pixels`);
   const dataset = new RenderedDataset({ identities, views, firstSeed, firstView, ...view });
   if (format === 'shards') checkPackedPhotos(identities * views);
   if (firstSeed < heldOutSeed && firstSeed + identities > heldOutSeed) {
@@ -74,17 +72,17 @@ export async function datasetRender(options: DatasetRenderCommand): Promise<numb
 export function addRenderCommand(dataset: Command): void {
   addViewOptions(dataset.command('render'))
     .description('render people from a face model: photos with masks, pose, landmarks and coefficients')
-    .option('--identities <n>', 'how many people', wholeNumber, 2000)
-    .option('--views <n>', 'photos of each', wholeNumber, 12)
-    .option('--size <n>', 'width and height in pixels', wholeNumber, 112)
+    .option('--identities <n>', 'how many people', numberOf(peopleCount), 2000)
+    .option('--views <n>', 'photos of each', numberOf(viewCount), 12)
+    .option('--size <n>', 'width and height in pixels', numberOf(whole(1, mostRenderedPixels)), 112)
     .requiredOption('--out <dir>', 'folder to write; identity folders that were interrupted are gone on with')
     .option(
       '--first-seed <n>',
       `seed of the first person; from ${heldOutSeed} on they are held out by convention`,
-      wholeNumber,
+      numberOf(seed),
       0,
     )
-    .option('--first-view <n>', 'number of the first view', wholeNumber, 0)
+    .option('--first-view <n>', 'number of the first view', numberOf(seed), 0)
     .addOption(
       new Option('--encoding <format>', 'of the photos').choices(['png', 'jpg', 'webp']).default('png'),
     )

@@ -3,8 +3,9 @@ import { openDataset } from '../data/open_dataset.js';
 import { heldOutSeed } from '../data/rendered.js';
 import { ArgumentError } from '../errors.js';
 import { evaluate, type EvaluationReport } from '../eval/evaluate.js';
-import type { EvaluateOptions, EvaluationData } from '../eval/settings.js';
+import { countsOf, type EvaluateOptions, type EvaluationData } from '../eval/settings.js';
 import type { DeviceName } from '../graph/devices.js';
+import { maskRatio, number, seed } from '../kinds.js';
 import type { ComputeDType } from '../models/model.js';
 import { loadPair } from '../models/trained_pair.js';
 import { evaluationTable } from './evaluate_table.js';
@@ -12,9 +13,8 @@ import {
   addComputeOptions,
   addViewOptions,
   jsonOption,
-  maskRatio,
+  numberOf,
   viewOptions,
-  wholeNumber,
   type ViewCommand,
 } from './options.js';
 import { exitCodes, interruptSignal, printJson, progressBar, warn } from './output.js';
@@ -67,56 +67,65 @@ function stagedBar(): { onProgress: NonNullable<EvaluateOptions['onProgress']>; 
   };
 }
 
+/** The flags of options that are called something else in programs. */
+const flags: Readonly<Record<string, string>> = {
+  'probe.trainPeople': '--probe-people',
+  'probe.testPeople': '--probe-test',
+  'probe.photos': '--probe-photos',
+};
+
 async function report(
-  options: EvaluateCommand,
-  data: EvaluationData,
-  signal: AbortSignal,
+  command: EvaluateCommand,
+  options: EvaluateOptions,
 ): Promise<{ result: EvaluationReport; info: unknown }> {
-  const { device, dtype, threads } = options;
-  await using pair = await loadPair(options.weights, { device, dtype, threads, signal });
+  const { device, threads, signal } = options;
+  await using pair = await loadPair(command.weights, { device, dtype: command.dtype, threads, signal });
   const bar = stagedBar();
-  const result = await evaluate(pair, {
-    data,
-    identities: options.identities,
-    views: options.views,
-    targets: options.targets,
-    inputs: options.inputs,
-    maskRatio: options.maskRatio,
-    seed: options.seed,
-    probe: options.probe && {
-      trainPeople: options.probePeople,
-      testPeople: options.probeTest,
-      photos: options.probePhotos,
-      firstSeed: options.probeFirstSeed,
+  const result = await evaluate(pair, { ...options, onProgress: bar.onProgress, onCaution: warn }).finally(
+    () => {
+      bar.stop();
     },
-    device,
-    threads,
-    signal,
-    onProgress: bar.onProgress,
-    onCaution: warn,
-  }).finally(() => {
-    bar.stop();
-  });
+  );
   return { result, info: pair.encoder.info };
 }
 
 /** `omni-id evaluate`: what a trained pair has learned, on people that it has not seen. */
-export async function evaluateCommand(options: EvaluateCommand): Promise<number> {
-  const useless = ofRendered.find((name) => options.data !== undefined && options[name] !== undefined);
+export async function evaluateCommand(command: EvaluateCommand): Promise<number> {
+  const useless = ofRendered.find((name) => command.data !== undefined && command[name] !== undefined);
   if (useless !== undefined) {
     const flag = useless.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
     throw new ArgumentError(`--${flag} is of rendered people: expected it without --data`);
   }
+  const { identities, views, targets, inputs, seed, device, threads } = command;
+  const probe = command.probe && {
+    trainPeople: command.probePeople,
+    testPeople: command.probeTest,
+    photos: command.probePhotos,
+    firstSeed: command.probeFirstSeed,
+  };
+  const options = {
+    identities,
+    views,
+    targets,
+    inputs,
+    maskRatio: command.maskRatio,
+    seed,
+    probe,
+    device,
+    threads,
+  };
+  // Before anything is loaded, and by the names that were typed.
+  countsOf(options, (option) => flags[option] ?? `--${option}`);
   const signal = interruptSignal();
   const started = performance.now();
-  const dataset = options.data === undefined ? undefined : await openDataset(options.data);
+  const dataset = command.data === undefined ? undefined : await openDataset(command.data);
   try {
     const data: EvaluationData = dataset
       ? { kind: 'stored', dataset }
-      : { kind: 'rendered', firstSeed: options.firstSeed, view: viewOptions(options) };
-    const { result, info } = await report(options, data, signal);
+      : { kind: 'rendered', firstSeed: command.firstSeed, view: viewOptions(command) };
+    const { result, info } = await report(command, { ...options, data, signal });
     const seconds = (performance.now() - started) / 1000;
-    if (options.json === true) printJson({ weights: options.weights, ...result, seconds, info });
+    if (command.json === true) printJson({ weights: command.weights, ...result, seconds, info });
     else console.log(evaluationTable(result));
     return exitCodes.ok;
   } finally {
@@ -126,6 +135,8 @@ export async function evaluateCommand(options: EvaluateCommand): Promise<number>
 
 /** Adds `omni-id evaluate`. */
 export function addEvaluateCommand(program: Command): void {
+  // What range is expected follows from the others.
+  const count = numberOf(number());
   const command = addComputeOptions(
     program
       .command('evaluate')
@@ -135,29 +146,29 @@ export function addEvaluateCommand(program: Command): void {
         '--data <dir>',
         'identity folders or .tar shards; people that training held out are taken, where the weights do not tell, the last ones (default: rendered people)',
       )
-      .option('--identities <n>', 'people whose photos are rebuilt, at most (default: 64)', wholeNumber)
-      .option('--views <n>', 'photos of each, inputs and targets together (default: 16)', wholeNumber)
-      .option('--targets <n>', 'photos of each that are rebuilt (default: what 8 inputs leave)', wholeNumber)
-      .option('--inputs <n>', 'photos that the right ℓ is made from (default: 3)', wholeNumber)
+      .option('--identities <n>', 'people whose photos are rebuilt, at most (default: 64)', count)
+      .option('--views <n>', 'photos of each, inputs and targets together (default: 16)', count)
+      .option('--targets <n>', 'photos of each that are rebuilt (default: what 8 inputs leave)', count)
+      .option('--inputs <n>', 'photos that the right ℓ is made from (default: 3)', count)
       .option(
         '--mask-ratio <share>',
         'share of a target that is masked (default: that of training)',
-        maskRatio,
+        numberOf(maskRatio),
       )
-      .option('--seed <n>', 'seed of masks and of the choice of photos (default: 0)', wholeNumber)
-      .option('--first-seed <n>', `seed of the first rendered person (default: ${heldOutSeed})`, wholeNumber)
-      .option('--no-probe', 'leave out the linear probe')
+      .option('--seed <n>', 'seed of masks and of the choice of photos (default: 0)', numberOf(seed))
       .option(
-        '--probe-people <n>',
-        'rendered people that the probe is fitted to (default: 1500)',
-        wholeNumber,
+        '--first-seed <n>',
+        `seed of the first rendered person (default: ${heldOutSeed})`,
+        numberOf(seed),
       )
-      .option('--probe-test <n>', 'rendered people that it is tested on (default: 300)', wholeNumber)
-      .option('--probe-photos <n>', 'photos of each (default: 3)', wholeNumber)
+      .option('--no-probe', 'leave out the linear probe')
+      .option('--probe-people <n>', 'rendered people that the probe is fitted to (default: 1500)', count)
+      .option('--probe-test <n>', 'rendered people that it is tested on (default: 300)', count)
+      .option('--probe-photos <n>', 'photos of each (default: 3)', count)
       .option(
         '--probe-first-seed <n>',
         'seed of the first of them (default: 10,000 after the first person)',
-        wholeNumber,
+        numberOf(seed),
       ),
   );
   addViewOptions(command, 'as in training')

@@ -2,13 +2,14 @@
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError, Option } from 'commander';
 import { ArgumentError, InterruptedError, messageOf, OmniIdError } from '../errors.js';
+import { seed } from '../kinds.js';
 import { exitCodeOf } from '../train/signals.js';
 import { addDatasetCommand } from './dataset.js';
 import { embed, type EmbedCommand } from './embed.js';
 import { addEvaluateCommand } from './evaluate.js';
 import { addExportCommand } from './export.js';
 import { convert, info, init } from './models.js';
-import { jsonOption, wholeNumber } from './options.js';
+import { addComputeOptions, jsonOption, numberOf } from './options.js';
 import { addTrainCommand } from './train.js';
 import { exitCodes, printJson, warn } from './output.js';
 import { addReconstructCommand } from './reconstruct.js';
@@ -41,20 +42,19 @@ const program = new Command('omni-id')
     '\nExit codes: 0 done; 1 failed, or some photos could not be used; 2 wrong usage; 130 interrupted.',
   );
 
-program
-  .command('embed')
-  .description('embed photos; a folder of folders is a set of identities')
-  .argument('<paths...>', 'photos and folders')
-  .addOption(
-    new Option('--group <by>', 'which photos are one identity')
-      .choices(['folder', 'file', 'all'])
-      .default('folder'),
-  )
-  .option('--weights <dir>', `encoder to use: a ${folderHelp} (default: a new, untrained one)`)
-  .option('--out <file>', 'write the tokens to FILE.safetensors, .npy or .json')
-  .option('--device <name>', 'auto, cpu, cuda or cuda:<number>')
-  .addOption(new Option('--dtype <type>', 'type to compute in').choices(['bf16', 'f32']).default('bf16'))
-  .option('--threads <n>', 'threads to compute with', wholeNumber)
+addComputeOptions(
+  program
+    .command('embed')
+    .description('embed photos; a folder of folders is a set of identities')
+    .argument('<paths...>', 'photos and folders')
+    .addOption(
+      new Option('--group <by>', 'which photos are one identity')
+        .choices(['folder', 'file', 'all'])
+        .default('folder'),
+    )
+    .option('--weights <dir>', `encoder to use: a ${folderHelp} (default: a new, untrained one)`)
+    .option('--out <file>', 'write the tokens to FILE.safetensors, .npy or .json'),
+)
   .addOption(jsonOption())
   .action(async (paths: string[], options: EmbedCommand) => {
     process.exitCode = await embed(paths, options);
@@ -65,7 +65,7 @@ program
   .description('make a new, untrained encoder')
   .argument('<preset>', 'nano, nano-synth or h')
   .requiredOption('--out <dir>', 'folder to write')
-  .option('--seed <n>', 'seed of the weights', wholeNumber, 0)
+  .option('--seed <n>', 'seed of the weights', numberOf(seed), 0)
   .option('--force', 'replace a model that is there')
   .option('--clip <dir>', `CLIP model to start the vision tower from: a ${folderHelp}`)
   .addOption(

@@ -5,10 +5,11 @@ import { ArgumentError } from '../errors.js';
 import type { DeviceName } from '../graph/devices.js';
 import { writeFileAtomically } from '../io/atomic_file.js';
 import { checkWritable, isFolder } from '../io/files.js';
+import { maskRatio, seed } from '../kinds.js';
 import type { ComputeDType } from '../models/model.js';
 import { loadPair } from '../models/trained_pair.js';
 import { drawGrid, maskedPicture, type Picture } from '../train/grid.js';
-import { addComputeOptions, jsonOption, maskRatio, wholeNumber } from './options.js';
+import { addComputeOptions, jsonOption, numberOf } from './options.js';
 import { exitCodes, interruptSignal, printJson, progressBar, warn } from './output.js';
 
 export interface ReconstructCommand {
@@ -102,9 +103,9 @@ export function addReconstructCommand(program: Command): void {
       .option(
         '--mask-ratio <share>',
         'share of the target that is masked (default: that of training)',
-        maskRatio,
+        numberOf(maskRatio),
       )
-      .option('--seed <n>', 'seed of the mask', wholeNumber, 0)
+      .option('--seed <n>', 'seed of the mask', numberOf(seed), 0)
       .requiredOption('--out <file>', 'picture to write: FILE.png'),
   )
     .addOption(jsonOption())

@@ -1,5 +1,4 @@
-import { ArgumentError } from '../errors.js';
-import { describe } from '../options.js';
+import { check, seed as anySeed } from '../kinds.js';
 
 /** High 32 bits of a 64-bit product, in halves that doubles hold exactly. */
 function highProduct(a: number, b: number): number {
@@ -69,9 +68,7 @@ export class PhiloxStream {
     private readonly purpose: Purpose,
     private readonly place: { readonly step: number; readonly slot?: number; readonly item?: number },
   ) {
-    if (!Number.isSafeInteger(seed) || seed < 0) {
-      throw new ArgumentError(`the seed is ${describe(seed)}, expected a whole number from 0 to 2^53 − 1`);
-    }
+    check('the seed', seed, anySeed);
     this.#key = [seed >>> 0, Math.floor(seed / 2 ** 32)];
   }
 

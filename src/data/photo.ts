@@ -3,7 +3,8 @@ import { fileURLToPath } from 'node:url';
 import sharp, { type Sharp } from 'sharp';
 import { ArgumentError, ImageError, messageOf } from '../errors.js';
 import { isSystemError } from '../io/files.js';
-import { describe, mostPixels } from '../options.js';
+import { describe } from '../kinds.js';
+import { mostPixels } from '../options.js';
 
 /** Decoded pixels: rows of interleaved 8-bit RGB. */
 export interface RawImage {
@@ -82,15 +83,16 @@ export function checkPhoto(
   if (photo instanceof Uint8Array) return;
   if (isRawImage(photo)) {
     const { data, width, height, channels } = photo as { [K in keyof RawImage]: unknown };
-    if (!(data instanceof Uint8Array)) fail('raw pixels must be a Uint8Array');
+    if (!(data instanceof Uint8Array))
+      fail(`the data of raw pixels is ${describe(data)}, expected a Uint8Array`);
     if (channels !== 3) fail(`raw pixels have ${String(channels)} channels, expected 3 (RGB)`);
     if (!Number.isInteger(width) || !Number.isInteger(height) || Number(width) < 1 || Number(height) < 1) {
-      fail(`raw pixels are ${String(width)} × ${String(height)}, expected whole numbers above 0`);
+      fail(`raw pixels are ${String(width)} × ${String(height)}, expected whole numbers of at least 1`);
     }
     if (Number(width) * Number(height) > mostPixels) {
       throw new ImageError(
         'ERR_IMAGE_TOO_LARGE',
-        `${describePhoto(photo, position)}: ${String(width)} × ${String(height)} pixels, at most ${mostPixels} are possible`,
+        `${describePhoto(photo, position)}: ${String(width)} × ${String(height)} pixels, expected at most ${mostPixels}`,
         position,
       );
     }
@@ -170,7 +172,7 @@ export async function preparePhoto(
   if (width * height > maxPixels) {
     throw new ImageError(
       'ERR_IMAGE_TOO_LARGE',
-      `${name}: ${width} × ${height} pixels, at most ${maxPixels} are allowed (maxPixels)`,
+      `${name}: ${width} × ${height} pixels, expected at most ${maxPixels} (maxPixels)`,
       position,
     );
   }

@@ -1,8 +1,7 @@
-import { z } from 'zod';
 import { native } from '../bindings.js';
-import { ArgumentError } from '../errors.js';
 import { typed } from '../graph/session.js';
-import { defined, describe } from '../options.js';
+import { field, seed, whole } from '../kinds.js';
+import { checked, options, signal } from '../options.js';
 import type { TrainingPhoto } from './dataset.js';
 import { faceRenderer } from './face_renderer.js';
 import { viewDefaults, viewFields, type HeadPose, type ViewOptions } from './view_options.js';
@@ -64,53 +63,17 @@ export const mostPeople = 10_000_000;
 /** Photos of one person, which are shuffled in memory too. */
 export const mostViews = 100_000;
 
-/** @param why of the larger bound, where it is not plain */
-const whole = (least: number, most: number, why?: string): z.ZodType<number> =>
-  z
-    .any()
-    .refine(
-      (value) => Number.isSafeInteger(value) && (value as number) >= least && (value as number) <= most,
-      {
-        error: ({ input }) =>
-          `is ${describe(input)}, expected a whole number from ${least} to ${most === Number.MAX_SAFE_INTEGER ? '2^53 − 1' : most}${why === undefined ? '' : ` (${why})`}`,
-      },
-    );
-const seed = whole(0, Number.MAX_SAFE_INTEGER);
-const size = whole(1, mostRenderedPixels);
-const renderSchema = z.strictObject({
+const seedField = field(seed);
+const renderSchema = options({
   ...viewFields,
-  identity: seed,
-  view: seed,
-  size,
-  shape: seed.optional(),
-  colouring: seed.optional(),
-  viewSeed: seed.optional(),
-  signal: z
-    .any()
-    .refine((value) => value instanceof AbortSignal, {
-      error: ({ input }) => `is ${describe(input)}, expected an AbortSignal`,
-    })
-    .optional() as z.ZodType<AbortSignal | undefined>,
+  identity: seedField,
+  view: seedField,
+  size: field(whole(1, mostRenderedPixels)),
+  shape: seedField.optional(),
+  colouring: seedField.optional(),
+  viewSeed: seedField.optional(),
+  signal,
 });
-
-/**
- * Fields that are undefined count as absent.
- * @throws {ArgumentError} `ERR_INVALID_ARGUMENT` naming every field that is unknown or wrong
- */
-export function checked<T>(what: string, schema: z.ZodType<T>, options: unknown): T {
-  if (typeof options !== 'object' || options === null || Array.isArray(options))
-    throw new ArgumentError(`the options of ${what} are ${describe(options)}, expected an object`);
-  const result = schema.safeParse(defined(options));
-  if (result.success) return result.data;
-  const problems = result.error.issues.map((issue) =>
-    issue.code === 'unrecognized_keys'
-      ? `unknown option ${issue.keys.map((key) => JSON.stringify(key)).join(', ')}`
-      : `${issue.path.join('.')} ${issue.message}`,
-  );
-  throw new ArgumentError(`${what}: ${problems.join('; ')}`);
-}
-
-export const renderedFields = { seed, size, whole };
 
 /**
  * Renders one photo of one person, on threads of the engine's own.
@@ -118,12 +81,8 @@ export const renderedFields = { seed, size, whole };
  * @throws {ArgumentError} `ERR_INVALID_ARGUMENT`; {FileError} `ERR_FILE` when the face model cannot be read; the signal's reason when it is
  *   aborted before the photo was begun
  */
-export async function renderFace(options: RenderOptions): Promise<RenderedPhoto> {
-  const { identity, view, size, shape, colouring, viewSeed, signal, ...chosen } = checked(
-    'renderFace',
-    renderSchema,
-    options,
-  );
+export async function renderFace(request: RenderOptions): Promise<RenderedPhoto> {
+  const { identity, view, size, shape, colouring, viewSeed, signal, ...chosen } = checked('renderFace', renderSchema, request); // prettier-ignore
   signal?.throwIfAborted();
   const renderer = await faceRenderer();
   signal?.throwIfAborted();

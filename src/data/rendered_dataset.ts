@@ -1,15 +1,8 @@
-import { z } from 'zod';
 import { ArgumentError } from '../errors.js';
-import { describe } from '../options.js';
+import { check, field, seed, whole } from '../kinds.js';
+import { checked, options } from '../options.js';
 import type { IdentityDataset } from './dataset.js';
-import {
-  checked,
-  mostPeople,
-  mostViews,
-  renderedFields,
-  renderFace,
-  type RenderedPhoto,
-} from './rendered.js';
+import { mostPeople, mostViews, renderFace, type RenderedPhoto } from './rendered.js';
 import { viewFields, type ViewOptions } from './view_options.js';
 import { counted } from '../text.js';
 
@@ -24,12 +17,15 @@ export interface RenderedDatasetOptions extends ViewOptions {
   readonly firstView?: number | undefined;
 }
 
-const schema = z.strictObject({
+export const peopleCount = whole(1, mostPeople, 'people are listed in memory');
+export const viewCount = whole(1, mostViews, 'the views of a person are listed in memory');
+
+const schema = options({
   ...viewFields,
-  identities: renderedFields.whole(1, mostPeople, 'people are listed in memory'),
-  views: renderedFields.whole(1, mostViews, 'the views of a person are listed in memory'),
-  firstSeed: renderedFields.seed.optional(),
-  firstView: renderedFields.seed.optional(),
+  identities: field(peopleCount),
+  views: field(viewCount),
+  firstSeed: field(seed).optional(),
+  firstView: field(seed).optional(),
 });
 
 /** A range of rendered people, each in the same number of views, as a data set that takes no space: photos are drawn when they are read. */
@@ -43,20 +39,16 @@ export class RenderedDataset implements IdentityDataset {
   readonly #chosen: ViewOptions;
 
   /** @throws {ArgumentError} `ERR_INVALID_ARGUMENT` naming every option that is unknown or wrong */
-  constructor(options: RenderedDatasetOptions) {
-    const {
-      identities,
-      views,
-      firstSeed = 0,
-      firstView = 0,
-      ...chosen
-    } = checked('RenderedDataset', schema, options);
+  constructor(given: RenderedDatasetOptions) {
+    const { identities, views, firstSeed = 0, firstView = 0, ...chosen } = checked('RenderedDataset', schema, given); // prettier-ignore
     for (const [what, first, count] of [
-      ['firstSeed', firstSeed, identities],
-      ['firstView', firstView, views],
+      ['seeds of people', firstSeed, identities],
+      ['numbers of views', firstView, views],
     ] as const) {
       if (!Number.isSafeInteger(first + count))
-        throw new ArgumentError(`${what} ${first} and ${count} more go beyond 2^53 − 1`);
+        throw new ArgumentError(
+          `${what} go from ${first} to ${first + count - 1}, expected at most 2^53 − 1`,
+        );
     }
     this.identities = identities;
     this.firstSeed = firstSeed;
@@ -93,8 +85,7 @@ export class RenderedDataset implements IdentityDataset {
   }
 
   #check(what: string, index: number, count: number): number {
-    if (!Number.isSafeInteger(index) || index < 0 || index >= count)
-      throw new ArgumentError(`${what} ${describe(index)} of ${this.name}: expected 0 to ${count - 1}`);
+    check(what, index, whole(0, count - 1, this.name));
     return index;
   }
 }

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { ArgumentError, FileError, messageOf } from '../errors.js';
 import { writeFileAtomically } from '../io/atomic_file.js';
 import { makeFolder } from '../io/files.js';
-import { describe } from '../options.js';
+import { describe } from '../kinds.js';
 import { rendererVersion } from './rendered.js';
 import type { EncodedRender } from './rendered_photos.js';
 

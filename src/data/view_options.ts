@@ -1,5 +1,4 @@
-import { z } from 'zod';
-import { describe } from '../options.js';
+import { field, flag, number, oneOf, strict } from '../kinds.js';
 
 /** Degrees. Yaw turns the face to the image's right, pitch raises it, roll tilts it clockwise. */
 export interface HeadPose {
@@ -27,30 +26,17 @@ export interface ViewOptions {
 /** What is not chosen and not drawn either. */
 export const viewDefaults = { crop: 1, poseSpread: 1, expression: 'random', jitter: true } as const;
 
-const within = (least: number, most: number): z.ZodType<number> =>
-  z.any().refine((value) => typeof value === 'number' && value >= least && value <= most, {
-    error: ({ input }) => `is ${describe(input)}, expected a number from ${least} to ${most}`,
-  });
-const flag = z.any().refine((value) => typeof value === 'boolean', {
-  error: ({ input }) => `is ${describe(input)}, expected true or false`,
-}) as z.ZodType<boolean>;
-const angle = within(-180, 180);
+/** What can be chosen of the crop, and of the spread of poses. */
+export const crop = number({ from: 0.25, to: 4 });
+export const poseSpread = number({ from: 0, to: 2 });
+const angle = field(number({ from: -180, to: 180 }));
 
 /** Fields of {@link ViewOptions}, with their bounds. */
 export const viewFields = {
-  crop: within(0.25, 4).optional(),
-  pose: z
-    .strictObject(
-      { yaw: angle, pitch: angle, roll: angle },
-      { error: ({ input }) => `is ${describe(input)}, expected { yaw, pitch, roll }` },
-    )
-    .optional(),
-  poseSpread: within(0, 2).optional(),
-  expression: (
-    z.any().refine((value) => value === 'random' || value === 'neutral', {
-      error: ({ input }) => `is ${describe(input)}, expected "random" or "neutral"`,
-    }) as z.ZodType<'random' | 'neutral'>
-  ).optional(),
-  jitter: flag.optional(),
-  glasses: flag.optional(),
+  crop: field(crop).optional(),
+  pose: strict({ yaw: angle, pitch: angle, roll: angle }).optional(),
+  poseSpread: field(poseSpread).optional(),
+  expression: field(oneOf('random', 'neutral')).optional(),
+  jitter: field(flag).optional(),
+  glasses: field(flag).optional(),
 };

@@ -1,8 +1,7 @@
 import { ahead } from '../data/ahead.js';
 import type { IdentityDataset, TrainingPhoto } from '../data/dataset.js';
 import { PhiloxStream } from '../data/philox.js';
-import { ArgumentError, DatasetError, ImageError } from '../errors.js';
-import { describe } from '../options.js';
+import { DatasetError, ImageError } from '../errors.js';
 import { counted } from '../text.js';
 
 /** Photos of one held-out person. No photo is an input and a target. */
@@ -43,18 +42,6 @@ export interface HeldOutOptions {
 
 /** People that are read at once. */
 const peopleAhead = 2;
-
-/** @throws {ArgumentError} `ERR_INVALID_ARGUMENT` unless `value` is a whole number in this range */
-export function checkCount(
-  name: string,
-  value: unknown,
-  least: number,
-  most = Number.MAX_SAFE_INTEGER,
-): void {
-  if (Number.isSafeInteger(value) && Number(value) >= least && Number(value) <= most) return;
-  const range = most === Number.MAX_SAFE_INTEGER ? `of at least ${least}` : `from ${least} to ${most}`;
-  throw new ArgumentError(`${name} is ${describe(value)}, expected a whole number ${range}`);
-}
 
 /**
  * Reads the last people of a data set, or of some of it, that have enough photos. Which of a person's photos are inputs and which are targets follows from

@@ -1,11 +1,10 @@
 import type { IdentityDataset } from '../data/dataset.js';
-import { heldOutSeed } from '../data/rendered.js';
+import { heldOutSeed, mostPeople, mostViews } from '../data/rendered.js';
 import type { ViewOptions } from '../data/view_options.js';
-import { ArgumentError } from '../errors.js';
 import type { HeldOutRecord } from '../io/held_out_record.js';
+import { check, maskRatio as anyMaskRatio, seed as anySeed, whole, type Kind } from '../kinds.js';
 import type { ComputeOptions } from '../models/model.js';
-import { defined, describe, isMaskRatio } from '../options.js';
-import { checkCount } from './held_out.js';
+import { defined } from '../options.js';
 import type { ProbeOptions } from './identity_probe.js';
 
 /** Whose photos are rebuilt. */
@@ -50,22 +49,50 @@ export interface EvaluateOptions extends Pick<ComputeOptions, 'device' | 'thread
 /** Seeds between people that are rebuilt and those of the probe. */
 const probeSeedDistance = 10_000;
 
+/**
+ * How many of everything an evaluation has, and what it is drawn by.
+ * @param called what messages call an option by
+ * @throws {ArgumentError} `ERR_INVALID_ARGUMENT`
+ */
+export function countsOf(
+  options: Omit<EvaluateOptions, 'data'>,
+  called: (option: string) => string = (option) => option,
+) {
+  const count = (option: string, value: number, range: Kind<number>): void => {
+    check(called(option), value, range);
+  };
+  const { identities = 64, views = 16, seed = 0, untrainedSeed = 0 } = options;
+  count('identities', identities, whole(2, mostPeople, 'people are listed in memory'));
+  count('views', views, whole(2, mostViews, 'the views of a person are listed in memory'));
+  const { targets = views > 8 ? views - 8 : Math.floor(views / 2) } = options;
+  count('targets', targets, whole(1, views - 1, 'one photo is left as an input'));
+  const { inputs = Math.min(3, views - targets) } = options;
+  count('inputs', inputs, whole(1, views - targets, 'what the targets leave'));
+  count('seed', seed, anySeed);
+  count('untrainedSeed', untrainedSeed, anySeed);
+  const { trainPeople = 1500, testPeople = 300, photos = 3 } = options.probe === false ? {} : (options.probe ?? {}); // prettier-ignore
+  count('probe.trainPeople', trainPeople, whole(10));
+  count('probe.testPeople', testPeople, whole(2));
+  count('probe.photos', photos, whole(1));
+  return {
+    identities,
+    views,
+    targets,
+    inputs,
+    seed,
+    untrainedSeed,
+    probe: { trainPeople, testPeople, photos },
+  };
+}
+
 /** @throws {ArgumentError} `ERR_INVALID_ARGUMENT` */
 export function settingsOf(
   options: EvaluateOptions,
   trained: { readonly maskRatio: number; readonly heldOut: HeldOutRecord | undefined },
 ) {
-  const { identities = 64, views = 16, maskRatio = trained.maskRatio, seed = 0, untrainedSeed = 0 } = options;
-  checkCount('identities', identities, 2);
-  checkCount('views', views, 2);
-  const { targets = views > 8 ? views - 8 : Math.floor(views / 2) } = options;
-  checkCount('targets', targets, 1, views - 1);
-  const { inputs = Math.min(3, views - targets) } = options;
-  checkCount('inputs', inputs, 1, views - targets);
-  checkCount('seed', seed, 0);
-  checkCount('untrainedSeed', untrainedSeed, 0);
-  if (!isMaskRatio(maskRatio))
-    throw new ArgumentError(`maskRatio is ${describe(maskRatio)}, expected a number above 0 and below 1`);
+  const counts = countsOf(options);
+  const { maskRatio = trained.maskRatio } = options;
+  check('maskRatio', maskRatio, anyMaskRatio);
   const { data = { kind: 'rendered' } } = options;
   const firstSeed = data.kind === 'rendered' ? (data.firstSeed ?? heldOutSeed) : 0;
   const trainedView = trained.heldOut?.kind === 'rendered' ? trained.heldOut.view : {};
@@ -75,18 +102,13 @@ export function settingsOf(
   };
   const given = options.probe === false ? {} : (options.probe ?? {});
   const probe = {
-    firstSeed: given.firstSeed ?? firstSeed + Math.max(identities, probeSeedDistance),
-    trainPeople: given.trainPeople ?? 1500,
-    testPeople: given.testPeople ?? 300,
-    photos: given.photos ?? 3,
+    ...counts.probe,
+    firstSeed: given.firstSeed ?? firstSeed + Math.max(counts.identities, probeSeedDistance),
     view: { ...view, ...defined(given.view ?? {}) },
   };
-  checkCount('probe.trainPeople', probe.trainPeople, 10);
-  checkCount('probe.testPeople', probe.testPeople, 2);
-  checkCount('probe.photos', probe.photos, 1);
-  checkCount('probe.firstSeed', probe.firstSeed, 0);
+  check('probe.firstSeed', probe.firstSeed, anySeed);
   return {
-    data, firstSeed, view, identities, views, targets, inputs, maskRatio, seed, untrainedSeed,
+    ...counts, data, firstSeed, view, maskRatio,
     probe: options.probe === false || data.kind !== 'rendered' ? undefined : probe,
   }; // prettier-ignore
 }

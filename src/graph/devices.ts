@@ -1,5 +1,6 @@
 import { native, type NativeDevice } from '../bindings.js';
 import { ArgumentError, DeviceError } from '../errors.js';
+import { kind } from '../kinds.js';
 import { translated } from './session.js';
 
 /** A device by name: `'cuda'` is the first CUDA device, `'cuda:1'` the second; `'auto'` takes the best there is. */
@@ -49,8 +50,10 @@ export function isDeviceName(name: unknown): name is DeviceName {
   return typeof name === 'string' && /^(auto|cpu|cuda(:(0|[1-9]\d{0,2}))?)$/.test(name);
 }
 
-/** What a device's name is, for messages. */
-export const expectedDevice = '"auto", "cpu", "cuda" or one of several like "cuda:1"';
+export const deviceName = kind<DeviceName>(
+  '"auto", "cpu", "cuda" or one of several like "cuda:1"',
+  isDeviceName,
+);
 
 /**
  * What there is to compute with on this machine, and why what is not there is not.
@@ -77,7 +80,7 @@ function resolvedName(asked: DeviceName | undefined): DeviceName {
   const preferred = process.env['OMNI_ID_DEVICE'];
   const given: string = asked ?? (preferred === undefined || preferred === '' ? 'auto' : preferred);
   if (!isDeviceName(given)) {
-    throw new ArgumentError(`unknown device ${JSON.stringify(given)}: expected ${expectedDevice}`);
+    throw new ArgumentError(`unknown device ${JSON.stringify(given)}: expected ${deviceName.expected}`);
   }
   if (given === 'cpu') return given;
   const { available, unavailable } = devices();

@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { ConfigError, FileError, messageOf } from '../errors.js';
+import { field, flag, number, oneOf, strict } from '../kinds.js';
 import { isFile } from './files.js';
 import {
   defaultImageProcessor,
@@ -10,7 +11,7 @@ import {
   processorFrom,
   type ImageProcessorConfig,
 } from './image_processor.js';
-import { layers, parsed, size, triple } from './schema.js';
+import { depth, layers, multiple, only, parsed, pixels, ratio, share, size, triple } from './schema.js';
 
 /** CLIP's vision tower. The fields are those of transformers' `CLIPVisionConfig`. */
 export interface ClipVisionConfig {
@@ -58,33 +59,37 @@ const hfVision = z
   .object({
     hidden_size: size.default(768),
     intermediate_size: size.default(3072),
-    num_hidden_layers: size.max(10_000).default(12),
+    num_hidden_layers: depth.default(12),
     num_attention_heads: size.default(12),
-    num_channels: z.literal(3).default(3),
-    image_size: size.max(16_384).default(224),
+    num_channels: only(3).default(3),
+    image_size: pixels.default(224),
     patch_size: size.default(32),
-    hidden_act: z.enum(['gelu', 'quick_gelu']).default('quick_gelu'),
-    layer_norm_eps: z.number().min(0).max(1).default(1e-5),
+    hidden_act: field(oneOf('gelu', 'quick_gelu')).default('quick_gelu'),
+    layer_norm_eps: share.default(1e-5),
   })
-  .refine((c) => c.hidden_size % c.num_attention_heads === 0, {
-    error: 'hidden_size must be a multiple of num_attention_heads',
-  })
-  .refine((c) => c.patch_size <= c.image_size, { error: 'patch_size must not exceed image_size' });
+  .refine(...multiple('hidden_size', 'num_attention_heads'))
+  .refine((c) => c.patch_size <= c.image_size, {
+    path: ['patch_size'],
+    error: ({ input }) => {
+      const { patch_size, image_size } = input as { patch_size: number; image_size: number };
+      return `is ${patch_size}, expected at most image_size, which is ${image_size}`;
+    },
+  });
 
 /** open_clip's `CLIPVisionCfg` and its defaults; towers other than the plain transformer have fields that are named here to be refused. */
 const openClip = z.object({
   model_cfg: z.object({
-    quick_gelu: z.boolean().default(false),
+    quick_gelu: field(flag).default(false),
     vision_cfg: z.object({
-      layers: size.max(10_000).default(12),
+      layers: depth.default(12),
       width: size.default(768),
       head_width: size.default(64),
-      mlp_ratio: z.number().positive().max(64).default(4),
+      mlp_ratio: ratio.default(4),
       patch_size: size.default(16),
-      image_size: size.max(16_384).default(224),
+      image_size: pixels.default(224),
       timm_model_name: z.undefined({ error: 'timm towers are not CLIP vision transformers' }).optional(),
-      attentional_pool: z.literal(false, { error: 'attentional pooling is not supported' }).optional(),
-      no_ln_pre: z.literal(false, { error: 'towers without ln_pre are not supported' }).optional(),
+      attentional_pool: only(false, 'attentional pooling is not supported').optional(),
+      no_ln_pre: only(false, 'towers without ln_pre are not supported').optional(),
     }),
   }),
 });
@@ -96,28 +101,28 @@ const encoder = z
     heads: size,
     n_cross: layers,
     n_self: layers,
-    ratio: z.number().positive().max(64),
-    layer_norm_eps: z.number().min(0).max(1).default(1e-5),
-    features: z.enum(['last_hidden_state', 'penultimate']).default('last_hidden_state'),
+    ratio: ratio,
+    layer_norm_eps: share.default(1e-5),
+    features: field(oneOf('last_hidden_state', 'penultimate')).default('last_hidden_state'),
   })
-  .refine((e) => e.c % e.heads === 0, { error: 'c must be a multiple of heads' });
+  .refine(...multiple('c', 'heads'));
 
-const count = z.number();
+const count = field(number());
 
 /** The fields of a config as callers give it; their values are checked by the schema of the file. */
-const givenConfig = z.strictObject({
-  vision: z.strictObject({
+const givenConfig = strict({
+  vision: strict({
     hiddenSize: count,
     intermediateSize: count,
     numHiddenLayers: count,
     numAttentionHeads: count,
     imageSize: count,
     patchSize: count,
-    numChannels: z.literal(3),
-    hiddenAct: z.enum(['gelu', 'quick_gelu']),
+    numChannels: only(3),
+    hiddenAct: field(oneOf('gelu', 'quick_gelu')),
     layerNormEps: count,
   }),
-  imageProcessor: z.strictObject({
+  imageProcessor: strict({
     shortestEdge: count,
     cropSize: count,
     rescaleFactor: count,
@@ -131,7 +136,7 @@ const givenConfig = z.strictObject({
   crossBlocks: count,
   selfBlocks: count,
   layerNormEps: count,
-  features: z.enum(['last_hidden_state', 'penultimate']),
+  features: field(oneOf('last_hidden_state', 'penultimate')),
 });
 
 const omniId = z.object({ encoder, vision: hfVision, image_processor: preprocessor.optional() });

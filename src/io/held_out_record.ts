@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import { z } from 'zod';
 import { viewFields } from '../data/view_options.js';
+import { field, flag, strict, told, whole } from '../kinds.js';
 import { writeFileAtomically } from './atomic_file.js';
 import { readJson } from './config.js';
 import { exists } from './files.js';
@@ -10,24 +11,28 @@ import { parsed } from './schema.js';
  * Who training has kept out: beside the model, so that whoever judges it need not know how it was trained. Rendered people are told by their seeds,
  * others by the names that the data set gives them.
  */
-const schema = z.discriminatedUnion('kind', [
-  z.strictObject({
-    kind: z.literal('rendered'),
-    /** Seed of the first person that was held out; the others follow. */
-    firstSeed: z.number().int().min(0),
-    identities: z.number().int().min(0),
-    /** Seeds that were trained on. */
-    trained: z.strictObject({ firstSeed: z.number().int().min(0), identities: z.number().int().min(1) }),
-    /** What of their views was chosen instead of drawn, in training as in its tests. */
-    view: z.strictObject(viewFields).default({}),
-  }),
-  z.strictObject({
-    kind: z.literal('stored'),
-    /** Whether they are of another data set than those that were trained on. */
-    ofAnotherDataset: z.boolean(),
-    names: z.array(z.string()),
-  }),
-]);
+const schema = z.discriminatedUnion(
+  'kind',
+  [
+    strict({
+      kind: z.literal('rendered'),
+      /** Seed of the first person that was held out; the others follow. */
+      firstSeed: field(whole(0)),
+      identities: field(whole(0)),
+      /** Seeds that were trained on. */
+      trained: strict({ firstSeed: field(whole(0)), identities: field(whole(1)) }),
+      /** What of their views was chosen instead of drawn, in training as in its tests. */
+      view: strict(viewFields).default({}),
+    }),
+    strict({
+      kind: z.literal('stored'),
+      /** Whether they are of another data set than those that were trained on. */
+      ofAnotherDataset: field(flag),
+      names: z.array(z.string()),
+    }),
+  ],
+  told('kind', 'rendered', 'stored'),
+);
 
 export type HeldOutRecord = z.output<typeof schema>;
 

@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { ConfigError } from '../errors.js';
-import { parsed, size, triple } from './schema.js';
+import { describe } from '../kinds.js';
+import { only, parsed, pixels, positive, positiveTriple, triple } from './schema.js';
 
 /** How photos become pixels: Hugging Face's `CLIPImageProcessor`. */
 export interface ImageProcessorConfig {
@@ -17,29 +18,27 @@ export interface ImageProcessorConfig {
 const clipMean = [0.48145466, 0.4578275, 0.40821073] as const;
 const clipStd = [0.26862954, 0.26130258, 0.27577711] as const;
 
-const positive = triple.refine((values) => values.every((value) => value > 0), { error: 'must be positive' });
-
 /** transformers' `preprocessor_config.json`. */
 export const preprocessor = z.object({
-  do_resize: z.literal(true).default(true),
-  do_center_crop: z.literal(true).default(true),
-  do_rescale: z.literal(true).default(true),
-  do_normalize: z.literal(true).default(true),
-  resample: z.literal(3, { error: 'only bicubic (3) resampling is supported' }).default(3),
+  do_resize: only(true).default(true),
+  do_center_crop: only(true).default(true),
+  do_rescale: only(true).default(true),
+  do_normalize: only(true).default(true),
+  resample: only(3, 'only bicubic resampling is supported').default(3),
   size: z
-    .union([
-      size.max(16_384),
-      z.object({ shortest_edge: size.max(16_384) }),
-      z.object({ height: size, width: size }),
-    ])
+    .union([pixels, z.object({ shortest_edge: pixels }), z.object({ height: pixels, width: pixels })], {
+      error: ({ input }) =>
+        `is ${describe(input)}, expected a number of pixels, { shortest_edge } or { height, width }`,
+    })
     .optional(),
-  crop_size: z.union([size.max(16_384), z.object({ height: size.max(16_384), width: size })]).optional(),
-  rescale_factor: z
-    .number()
-    .positive()
-    .default(1 / 255),
+  crop_size: z
+    .union([pixels, z.object({ height: pixels, width: pixels })], {
+      error: ({ input }) => `is ${describe(input)}, expected a number of pixels or { height, width }`,
+    })
+    .optional(),
+  rescale_factor: positive.default(1 / 255),
   image_mean: triple.optional(),
-  image_std: positive.optional(),
+  image_std: positiveTriple.optional(),
 });
 
 /** CLIPImageProcessor's defaults for a model of this image size. */
@@ -66,7 +65,7 @@ export function processorFrom(
     if (typeof value === 'number') return value;
     if ('shortest_edge' in value) return value.shortest_edge;
     if (value.height !== value.width)
-      throw new ConfigError(`${name}: sizes must be square, not ${value.height} × ${value.width}`);
+      throw new ConfigError(`${name}: a size is ${value.height} × ${value.width}, expected a square`);
     return value.height;
   };
   const cropSize = side(p.crop_size);
@@ -98,11 +97,11 @@ export function parseImageProcessor(json: unknown, imageSize: number, name: stri
  * is CLIP's: to the shorter edge, then the middle is cropped.
  */
 const openClipPreprocess = z.object({
-  mode: z.literal('RGB', { error: 'only RGB is supported' }).optional(),
-  interpolation: z.literal('bicubic', { error: 'only bicubic is supported' }).optional(),
-  resize_mode: z.literal('shortest', { error: 'only shortest is supported' }).optional(),
+  mode: only('RGB').optional(),
+  interpolation: only('bicubic').optional(),
+  resize_mode: only('shortest').optional(),
   mean: triple.default([...clipMean]),
-  std: positive.default([...clipStd]),
+  std: positiveTriple.default([...clipStd]),
 });
 
 /**

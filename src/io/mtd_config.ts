@@ -1,5 +1,16 @@
-import { z } from 'zod';
-import { layers, parsed, size, triple } from './schema.js';
+import { field, maskRatio, number, strict } from '../kinds.js';
+import {
+  layers,
+  multiple,
+  only,
+  parsed,
+  pixels,
+  positiveTriple,
+  ratio,
+  share,
+  size,
+  triple,
+} from './schema.js';
 
 /** The masked transformer decoder as a folder holds it: its sizes, and what its targets were made with in training. */
 export interface MtdConfig {
@@ -26,39 +37,38 @@ export interface MtdConfig {
   readonly imageStd: readonly [number, number, number];
 }
 
-const pixels = size.max(16_384);
+const schema = strict({
+  model_type: only('omni_id_mtd'),
+  image_size: pixels,
+  patch_size: pixels,
+  width: size,
+  heads: size,
+  mlp_ratio: ratio,
+  cross_blocks: layers,
+  self_blocks: layers,
+  layer_norm_eps: share,
+  token_width: size,
+  mask_ratio: field(maskRatio),
+  image_mean: triple,
+  image_std: positiveTriple,
+})
+  .refine(...multiple('image_size', 'patch_size'))
+  .refine(...multiple('width', 'heads'));
 
-const schema = z
-  .strictObject({
-    model_type: z.literal('omni_id_mtd', { error: 'expected "omni_id_mtd"' }),
-    image_size: pixels,
-    patch_size: pixels,
-    width: size,
-    heads: size,
-    mlp_ratio: z.number().positive().max(64),
-    cross_blocks: layers,
-    self_blocks: layers,
-    layer_norm_eps: z.number().min(0).max(1),
-    token_width: size,
-    mask_ratio: z.number().gt(0, { error: 'must be above 0' }).lt(1, { error: 'must be below 1' }),
-    image_mean: triple,
-    image_std: triple.refine((values) => values.every((value) => value > 0), { error: 'must be positive' }),
-  })
-  .refine((c) => c.image_size % c.patch_size === 0, { error: 'image_size must be a multiple of patch_size' })
-  .refine((c) => c.width % c.heads === 0, { error: 'width must be a multiple of heads' });
+const anyNumber = field(number());
 
 /** The fields of a config as callers give it; their values are checked by the schema of the file. */
-const given = z.strictObject({
-  imageSize: z.number(),
-  patchSize: z.number(),
-  width: z.number(),
-  heads: z.number(),
-  mlpRatio: z.number(),
-  crossBlocks: z.number(),
-  selfBlocks: z.number(),
-  layerNormEps: z.number(),
-  tokenWidth: z.number(),
-  maskRatio: z.number(),
+const given = strict({
+  imageSize: anyNumber,
+  patchSize: anyNumber,
+  width: anyNumber,
+  heads: anyNumber,
+  mlpRatio: anyNumber,
+  crossBlocks: anyNumber,
+  selfBlocks: anyNumber,
+  layerNormEps: anyNumber,
+  tokenWidth: anyNumber,
+  maskRatio: anyNumber,
   imageMean: triple,
   imageStd: triple,
 });

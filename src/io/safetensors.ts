@@ -229,7 +229,7 @@ async function headerOf(file: FileHandle, fileBytes: number, path: string): Prom
   if (length > BigInt(largestHeader) || length > BigInt(fileBytes - 8)) {
     throw new FormatError(
       `${path} is not a valid safetensors file: a header of ${length} bytes in a file of ${fileBytes}` +
-        (length > BigInt(largestHeader) ? `, at most ${largestHeader} allowed` : ''),
+        (length > BigInt(largestHeader) ? `, expected at most ${largestHeader}` : ''),
     );
   }
   const header = new Uint8Array(Number(length));

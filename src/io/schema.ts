@@ -1,23 +1,44 @@
 import { z } from 'zod';
-import { ConfigError, shortened } from '../errors.js';
+import { ConfigError } from '../errors.js';
+import { describe, field, number, parse, whole } from '../kinds.js';
 
 /** Bounds that no real model reaches; they keep products of sizes far from overflow. */
-export const size = z.number().int().min(1).max(1_000_000);
-export const layers = z.number().int().min(0).max(10_000);
+export const size = field(whole(1, 1_000_000));
+export const layers = field(whole(0, 10_000));
+/** Of a vision tower. */
+export const depth = field(whole(1, 10_000));
+/** Side of an image, in pixels. */
+export const pixels = field(whole(1, 16_384));
+/** Of a multi-layer perceptron: its width inside, in widths. */
+export const ratio = field(number({ above: 0, to: 64 }));
+/** A small number, like the epsilon of a norm. */
+export const share = field(number({ from: 0, to: 1 }));
+export const positive = field(number({ above: 0 }));
 
 /** A value for each of R, G and B. */
-export const triple = z.tuple([z.number(), z.number(), z.number()]);
+export const triple = z.tuple([field(number()), field(number()), field(number())]);
+export const positiveTriple = z.tuple([positive, positive, positive]);
 
-/** The value that an issue is about, where it is short enough to be shown. */
-function given(json: unknown, path: readonly PropertyKey[]): string {
-  let value = json;
-  for (const key of path) {
-    if (typeof value !== 'object' || value === null || !Object.hasOwn(value, key)) return '';
-    value = (value as Record<PropertyKey, unknown>)[key];
-  }
-  return value === undefined || typeof value === 'object'
-    ? ''
-    : ` (given ${shortened(JSON.stringify(value))})`;
+/** The only value that is supported, and why. */
+export function only<const T extends string | number | boolean>(value: T, why?: string): z.ZodLiteral<T> {
+  return z.literal(value, {
+    error: ({ input }) =>
+      `is ${describe(input)}, expected ${JSON.stringify(value)}${why === undefined ? '' : `: ${why}`}`,
+  });
+}
+
+/** For `refine`: one field is a multiple of another. */
+export function multiple<K extends string>(name: K, of: K) {
+  return [
+    (config: Readonly<Record<K, number>>) => config[name] % config[of] === 0,
+    {
+      path: [name] as PropertyKey[],
+      error: ({ input }: { input?: unknown }) => {
+        const config = input as Readonly<Record<K, number>>;
+        return `is ${config[name]}, expected a multiple of ${of}, which is ${config[of]}`;
+      },
+    },
+  ] as const;
 }
 
 /**
@@ -32,10 +53,7 @@ export function parsed<T extends z.ZodType>(
   name: string,
   what = 'a model',
 ): z.output<T> {
-  const result = schema.safeParse(json);
-  if (result.success) return result.data;
-  const problems = result.error.issues.map(
-    (issue) => `${issue.path.join('.') || 'the whole'}: ${issue.message}${given(json, issue.path)}`,
-  );
-  throw new ConfigError(`${name} does not describe ${what}: ${problems.join('; ')}`);
+  const result = parse(schema, json);
+  if ('problems' in result) throw new ConfigError(`${name} does not describe ${what}: ${result.problems}`);
+  return result.data;
 }

@@ -115,7 +115,7 @@ export async function* tarFiles(
     position = offset + upToBlock(bytes);
     if (['ExtendedHeader', 'OldExtendedHeader', 'NextFileHasLongPath', 'OldGnuLongPath'].includes(type)) {
       if (bytes > longestExtension) {
-        throw new FormatError(`${name}: a name of ${bytes} bytes, at most ${longestExtension} are allowed`);
+        throw new FormatError(`${name}: a name of ${bytes} bytes, expected at most ${longestExtension}`);
       }
       const text = (await window.read(offset, bytes)).toString('utf8');
       if (type.endsWith('ExtendedHeader')) extended = Pax.parse(text, extended);

@@ -13,7 +13,8 @@ import {
   type OmniIdEncoderConfig,
 } from '../io/config.js';
 import { Scope } from '../nn/scope.js';
-import { checkFolder, checkOptions, describe } from '../options.js';
+import { describe } from '../kinds.js';
+import { checkFolder, checkOptions } from '../options.js';
 import { clipVisionWeights, tokensPerImage } from './clip_vision.js';
 import {
   checkFinite,

@@ -1,6 +1,6 @@
 import { native } from '../bindings.js';
 import { ArgumentError } from '../errors.js';
-import { describe } from '../options.js';
+import { describe } from '../kinds.js';
 import { counted } from '../text.js';
 
 /** What callers give a masked transformer decoder beside photos, checked before any native call. */
@@ -57,7 +57,9 @@ export function checkVisible(visible: unknown, targets: number, patches: number)
     const seen = new Set(list);
     const bad = list.find((patch) => patch < 0 || patch >= patches);
     if (bad !== undefined)
-      throw new ArgumentError(`visible[${target}] has patch ${bad}, expected 0 to ${patches - 1}`);
+      throw new ArgumentError(
+        `visible[${target}] has patch ${bad}, expected a whole number from 0 to ${patches - 1}`,
+      );
     if (seen.size !== list.length) throw new ArgumentError(`visible[${target}] has a patch twice`);
   }
 }

@@ -1,7 +1,7 @@
 import { quiet } from '../data/ahead.js';
 import type { IdentityDataset, TrainingPhoto } from '../data/dataset.js';
-import { ArgumentError, DatasetError, DisposedError, ImageError } from '../errors.js';
-import { describe } from '../options.js';
+import { DatasetError, DisposedError, ImageError } from '../errors.js';
+import { check, whole } from '../kinds.js';
 import type { FewToManySampler, IdentitySample, StepSample } from './few_to_many.js';
 import { counted } from '../text.js';
 
@@ -136,11 +136,7 @@ export class BatchLoader {
       ['ahead', ahead, 1],
       ['parallel', parallel, 1],
     ] as const) {
-      if (!Number.isSafeInteger(value) || value < least) {
-        throw new ArgumentError(
-          `${name} is ${describe(value)}, expected a whole number of at least ${least}`,
-        );
-      }
+      check(name, value, whole(least));
     }
     this.#limit = new Limit(parallel);
     this.#nextStep = firstStep;

@@ -7,7 +7,8 @@ import { defaultImageProcessor } from '../io/image_processor.js';
 import { parsed } from '../io/schema.js';
 import { readClipFolder } from '../models/clip_vision_encoder.js';
 import { presets } from '../models/presets.js';
-import { defined, describe } from '../options.js';
+import { describe } from '../kinds.js';
+import { defined } from '../options.js';
 import { trainingSchema } from './config_schema.js';
 import { withSettings } from './settings.js';
 
@@ -113,7 +114,7 @@ function* conflicts(config: TrainingConfig): Generator<string> {
     if (identities * views > mostPackedPhotos)
       yield `data.identities × data.views is ${identities * views} photos, expected at most ${mostPackedPhotos}: their index is read as one text`;
     if (size > mostRenderedPixels)
-      yield `data.size is ${size}, the largest imageSize of encoder and decoders: at most ${mostRenderedPixels} pixels are rendered`;
+      yield `data.size is ${size}, the largest imageSize of encoder and decoders, expected at most ${mostRenderedPixels}`;
     const last = firstSeed + identities - 1;
     if (firstSeed < heldOutSeed + heldOut.identities && last >= heldOutSeed)
       yield `data.firstSeed is ${firstSeed} and data.identities ${identities}: people ${firstSeed} to ${last} would be trained on, those from ${heldOutSeed} on are held out`;
@@ -151,7 +152,7 @@ export function parseTrainingConfig(json: unknown, name: string, clip?: ClipTowe
  * The configuration of a run: from a file, or a preset, with `key.path=value` settings over it.
  * @param source a path, or JSON with the name that messages call it by
  * @throws {FileError} `ERR_FILE` when the file or the CLIP folder cannot be read; {ConfigError} `ERR_CONFIG`; {ArgumentError}
- *   `ERR_INVALID_ARGUMENT` for a setting that is none
+ *   `ERR_INVALID_ARGUMENT` for a setting that is none, or settings that make what is a training run without them none
  */
 export async function readTrainingConfig(
   source: string | { readonly json: TrainingConfigInput; readonly name: string },
@@ -166,10 +167,21 @@ export async function readTrainingConfig(
     throw new ArgumentError(`the settings are ${describe(list)}, expected a list of texts like "steps=100"`);
   const [read, name] =
     typeof source === 'string' ? [await readJson(source), source] : [source.json, source.name];
+  const resolved = async (json: unknown): Promise<TrainingConfig> => {
+    // What is wrong with the file comes before what is wrong with a folder that it names.
+    const { clip } = parsed(trainingSchema, json, name, 'a training run');
+    return parseTrainingConfig(json, name, clip === undefined ? undefined : await readClipFolder(clip));
+  };
   const json = withSettings(read, settings);
-  // What is wrong with the file comes before what is wrong with a folder that it names.
-  const { clip } = parsed(trainingSchema, json, name, 'a training run');
-  return parseTrainingConfig(json, name, clip === undefined ? undefined : await readClipFolder(clip));
+  try {
+    return await resolved(json);
+  } catch (error) {
+    if (!(error instanceof ConfigError) || settings.length === 0) throw error;
+    // Where the file by itself is a run, the settings are what is wrong.
+    const isRun = await resolved(read).then(() => true, () => false); // prettier-ignore
+    if (!isRun) throw error;
+    throw new ArgumentError(`${settings.map((setting) => `--set ${setting}`).join(' ')}: ${error.message}`, { cause: error }); // prettier-ignore
+  }
 }
 
 /** Fields that a message about a configuration names. */

@@ -1,7 +1,7 @@
 import { PhiloxStream } from '../data/philox.js';
 import { drawVisible, visiblePatches } from '../data/visible_patches.js';
 import { ArgumentError } from '../errors.js';
-import { describe } from '../options.js';
+import { check, describe, flag, kind, maskRatio, number, seed, whole, type Kind } from '../kinds.js';
 
 /** What few-to-many training draws (section 3.2 of the paper). */
 export interface FewToManyOptions {
@@ -68,38 +68,28 @@ export function visibleOfTargets(
   );
 }
 
+/** A number of inputs, or the fewest and the most of them. */
+function isInputs(value: unknown): boolean {
+  if (!Array.isArray(value)) return whole(1).holds(value);
+  const [fewest, most] = value as readonly unknown[];
+  return value.length === 2 && whole(1).holds(fewest) && whole(fewest).holds(most);
+}
+
 /** Collects what is wrong with options, so that all of it is told at once. */
 function problemsOf(options: FewToManyOptions): string[] {
   const problems: string[] = [];
-  const check = (field: string, value: unknown, holds: boolean, expected: string): void => {
-    if (!holds) problems.push(`${field} is ${describe(value)}, expected ${expected}`);
+  const test = (name: string, value: unknown, { expected, holds }: Kind<unknown>): void => {
+    if (!holds(value)) problems.push(`${name} is ${describe(value)}, expected ${expected}`);
   };
-  const whole = (value: unknown, least: number): boolean =>
-    Number.isSafeInteger(value) && Number(value) >= least;
-  const between = (value: unknown, least: number, most: number): boolean =>
-    typeof value === 'number' && value >= least && value <= most;
-  const { seed, identitiesPerStep, inputs, targets, maskRatio, patches } = options;
-  check('seed', seed, whole(seed, 0), 'a whole number from 0 to 2^53 − 1');
-  check('identitiesPerStep', identitiesPerStep, whole(identitiesPerStep, 1), 'a whole number of at least 1');
-  if (Array.isArray(inputs)) {
-    const [least, most] = inputs as readonly unknown[];
-    const good = inputs.length === 2 && whole(least, 1) && whole(most, Number(least));
-    const shown = `[${(inputs as readonly unknown[]).map(describe).join(', ')}]`;
-    if (!good) problems.push(`inputs is ${shown}, expected [least, most] with 1 ≤ least ≤ most`);
-  } else {
-    check('inputs', inputs, whole(inputs, 1), 'a whole number of at least 1, or [least, most]');
-  }
-  check('targets', targets, whole(targets, 1), 'a whole number of at least 1');
-  check(
-    'maskRatio',
-    maskRatio,
-    between(maskRatio, 0, 1) && maskRatio > 0 && maskRatio < 1,
-    'a number above 0 and below 1',
-  );
-  check('patches', patches, whole(patches, 1), 'a whole number of at least 1');
-  const { flipProbability: flip = 0.5, targetsMayIncludeInputs: include = true } = options;
-  check('flipProbability', flip, between(flip, 0, 1), 'a number from 0 to 1');
-  check('targetsMayIncludeInputs', include, typeof include === 'boolean', 'true or false');
+  const { inputs, flipProbability = 0.5, targetsMayIncludeInputs = true } = options;
+  test('seed', options.seed, seed);
+  test('identitiesPerStep', options.identitiesPerStep, whole(1));
+  test('inputs', inputs, kind(`${whole(1).expected}, or [fewest, most]`, isInputs));
+  test('targets', options.targets, whole(1));
+  test('maskRatio', options.maskRatio, maskRatio);
+  test('patches', options.patches, whole(1));
+  test('flipProbability', flipProbability, number({ from: 0, to: 1 }));
+  test('targetsMayIncludeInputs', targetsMayIncludeInputs, flag);
   return problems;
 }
 
@@ -145,9 +135,7 @@ export class FewToManySampler {
 
   /** What is drawn for a step. @param step a whole number from 0 to 2^32 − 1 */
   sample(step: number): StepSample {
-    if (!Number.isInteger(step) || step < 0 || step >= 2 ** 32) {
-      throw new ArgumentError(`the step is ${describe(step)}, expected a whole number from 0 to 2^32 − 1`);
-    }
+    check('the step', step, whole(0, 2 ** 32 - 1));
     const { identitiesPerStep } = this.#options;
     const identities: IdentitySample[] = [];
     for (let slot = 0; slot < identitiesPerStep; slot++) {
