@@ -134,12 +134,24 @@ OMNI_ID_INLINE int64_t residual_row_of(const Gemm* g, int64_t out_row) {
   return g->residual_period ? out_row % g->residual_period : out_row;
 }
 
-// Fetches the residual that the epilogue of a tile will add, while the tile is being multiplied: its rows lie a line or two
+// Fetches `columns` elements from `first` on of a row.
+template <int kToWrite>
+OMNI_ID_INLINE void fetch(const void* matrix, int64_t row, int64_t stride, int64_t bytes_each, int64_t first, int64_t columns) {
+  const char* begin = (const char*)matrix + (row * stride + first) * bytes_each;
+  for (int64_t byte = 0; byte < columns * bytes_each; byte += kLine) __builtin_prefetch(begin + byte, kToWrite, 3);
+}
+
+// Fetches what the epilogue of a tile will read and write, while the tile is being multiplied: its rows lie a line or two
 // each in pages of their own, where no hardware prefetcher finds them.
-OMNI_ID_INLINE void fetch_residual(const Gemm* g, int64_t row_begin, int64_t rows, int64_t first, int64_t columns) {
+OMNI_ID_INLINE void fetch_epilogue(const Gemm* g, int64_t row_begin, int64_t rows, int64_t first, int64_t columns) {
+  const int64_t out_bytes = g->out_type == kBf16 ? 2 : 4;
   for (int64_t i = row_begin; i < row_begin + rows; ++i) {
-    const char* row = (const char*)(g->residual + residual_row_of(g, out_row_of(g, i)) * g->residual_stride + first);
-    for (int64_t byte = 0; byte < columns * 4; byte += kLine) __builtin_prefetch(row + byte, 0, 3);
+    const int64_t row = out_row_of(g, i);
+    if (g->residual) fetch<0>(g->residual, residual_row_of(g, row), g->residual_stride, 4, first, columns);
+    if (g->derivative_at)
+      fetch<0>(g->derivative_at, row, g->derivative_stride, g->derivative_type == kBf16 ? 2 : 4, first, columns);
+    if (g->kept) fetch<1>(g->kept, row, g->kept_stride, out_bytes, first, columns);
+    fetch<1>(g->out, row, g->out_stride, out_bytes, first, columns);
   }
 }
 
@@ -236,7 +248,7 @@ void multiply_piece(const Gemm* g, const Scratch* s, int64_t row_begin, int64_t 
       for (; fetched < until; fetched += kLine) __builtin_prefetch(ahead + fetched, 0, 2);
       const int64_t tile_rows = smaller(kTileRows, rows - row);
       float* sums = s->sums + row * sums_stride + (p - panel_begin) * kPanelColumns;
-      if (last_piece && g->residual) fetch_residual(g, row_begin + row, tile_rows, p * kPanelColumns, columns);
+      if (last_piece) fetch_epilogue(g, row_begin + row, tile_rows, p * kPanelColumns, columns);
       if (g->a_transposed) {
         const T* block = (const T*)s->a + row * steps * kPerStep;
         tile<T, true>(tile_rows, columns, block, kTileRows, panel, steps, sums, sums_stride, first > 0);
