@@ -87,12 +87,12 @@ test('what programs without types may pass', async () => {
   const config = tinyConfig();
   const call = (...given: unknown[]): Promise<unknown> => (train as (...given: unknown[]) => Promise<unknown>)(...given); // prettier-ignore
   const refused = (given: unknown[], code: string, ...words: string[]) => assertRejects(() => call(...given), code, ...words); // prettier-ignore
-  for (const [none, words] of [[null, 'is null'], [undefined, 'is undefined'], [5, 'is 5'], [[], 'is of type Array']] as const) // prettier-ignore
+  for (const [none, words] of [[null, 'is null'], [undefined, 'is undefined'], [5, 'is 5'], [[], 'is []']] as const) // prettier-ignore
     await refused([none, { runFolder }], 'ERR_INVALID_ARGUMENT', `the configuration ${words}`, 'readTrainingConfig'); // prettier-ignore
   // Nobody wants to train the defaults because a configuration was lost on the way.
   await refused([{}, { runFolder }], 'ERR_CONFIG', 'not whole', 'encoder', 'readTrainingConfig');
   await refused([tinyJson, { runFolder }], 'ERR_CONFIG', 'not whole');
-  await refused([{ ...config, steps: '7' }, { runFolder }], 'ERR_CONFIG', 'steps', '(given "7")');
+  await refused([{ ...config, steps: '7' }, { runFolder }], 'ERR_CONFIG', 'steps', 'steps is "7"');
   await refused([{ ...config, extra: 7 }, { runFolder }], 'ERR_CONFIG', 'unknown field "extra"');
   await refused([config], 'ERR_INVALID_ARGUMENT', 'the options of train are undefined');
   await refused([config, {}], 'ERR_INVALID_ARGUMENT', 'the folder is undefined');
@@ -130,8 +130,8 @@ test('data that cannot be trained on', async () => {
   await refused(some, 0, 'nothing can be read of dan');
   // The same among those that are held out: the last one is.
   await refused(some, 1, 'nothing can be read of dan');
-  await refused(some, 4, 'has 4 identities, to be held out are 4 (data.heldOut.identities)');
-  await refused(some, 64, 'of which 64 are held out');
+  await refused(some, 4, 'has 4 identities, of which data.heldOut.identities takes 4: none');
+  await refused(some, 64, 'of which data.heldOut.identities takes 64');
   await assertRejects(() => run(onFolder(at('nowhere')), { folder }), 'ERR_FILE', 'nowhere is not a folder');
   const other = JSON.stringify({ kind: 'folder', path: some, heldOut: { path: at('nowhere') } });
   await assertRejects(() => run([`data=${other}`], { folder }), 'ERR_FILE', 'nowhere is not a folder');

@@ -114,7 +114,7 @@ async function openStored({ kind, path, heldOut }: DataOf<'folder' | 'shards'>):
     }
     if (count >= whole.identities) {
       throw new DatasetError(
-        `${whole.name} has ${counted(whole.identities, 'identity')}, to be held out are ${count} (data.heldOut.identities): none is left to train on`,
+        `${whole.name} has ${counted(whole.identities, 'identity')}, of which data.heldOut.identities takes ${count}: none is left to train on`,
       );
     }
     const kept = whole.identities - count;
