@@ -17,7 +17,10 @@ const cross =
         `--out=build/prebuild-${arch}/build`,
         `--CDCMAKE_TOOLCHAIN_FILE=${join(root, 'cmake/aarch64-linux-gnu.cmake')}`,
       ];
-const result = spawnSync(process.execPath, [cmakeJs, 'compile', ...cross], {
+// Said to CMake with every build, whose cache would keep what an earlier one was told.
+const cuda = [`--CDOMNI_ID_CUDA=${process.env.OMNI_ID_CUDA ?? ''}`];
+if (process.env.CUDAARCHS) cuda.push(`--CDCMAKE_CUDA_ARCHITECTURES=${process.env.CUDAARCHS}`);
+const result = spawnSync(process.execPath, [cmakeJs, 'compile', ...cross, ...cuda], {
   cwd: root,
   stdio: 'inherit',
   env: { CMAKE_BUILD_PARALLEL_LEVEL: String(availableParallelism()), ...process.env },

@@ -28,8 +28,13 @@ if (arch !== process.arch) {
   options.push('--arch', arch, '--strip-bin', 'aarch64-linux-gnu-strip');
   options.push('--cwd', folder, '--out', root, '--name', 'omni-id');
 }
-// Kernels for every architecture that models run on, and PTX for those to come; 'CUDAARCHS' names others.
-const env = { CUDAARCHS: '80-real;86-real;89-real;90-real;100-real;120', ...process.env };
+// Kernels for every architecture that models run on, and PTX for those to come; 'CUDAARCHS' names others. Without nvcc this ends with an
+// error: nobody would see that a package lacks the backend. A cross-compiled one never has it (cmake/cuda.cmake).
+const env = {
+  CUDAARCHS: '80-real;86-real;89-real;90-real;100-real;120',
+  ...(arch === process.arch ? { OMNI_ID_CUDA: 'ON' } : {}),
+  ...process.env,
+};
 const { status } = spawnSync(process.execPath, [prebuildify, ...options], {
   cwd: root,
   stdio: 'inherit',

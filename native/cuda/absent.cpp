@@ -6,7 +6,7 @@ namespace omni_id {
 
 namespace cuda {
 
-Devices find_devices() { return {{}, "this build has no CUDA backend: it was compiled without nvcc"}; }
+Devices find_devices() { return {{}, "this build has no CUDA backend: it was compiled without nvcc 12.0 or newer"}; }
 bool emulated() { return false; }
 
 }  // namespace cuda

@@ -8,8 +8,7 @@
 //   launch<kernel>(stream, grid, threads, shared_bytes, arguments…)   instead of kernel<<<…>>>(…)
 //   dynamic_shared<T>()                                               instead of extern __shared__ T name[]
 //   OMNI_ID_SHARED(T, name, count)                                    instead of __shared__ T name[count]
-//   expect_dynamic_shared<bytes>()                                    says what the kernel is launched with, to npm run
-//   cuda:report
+//   expect_dynamic_shared<bytes>()                                    says to npm run cuda:report what it is launched with
 //
 // Rules that keep kernels within what both can do, and what the emulation can judge:
 // - Warp operations take the full mask and all 32 lanes; blocks are multiples of 32 threads.

@@ -3,8 +3,7 @@
 //     without segments. What is frozen inside of a matrix that is read as one has gradients too, and does not count, as in
 //     PyTorch, where the norm is one of the parameters that are trained.
 //   adamw: AdamW (Loshchilov and Hutter, "Decoupled weight decay regularization", 2019) as in PyTorch, with clipping by the
-//   global
-//     norm and an exponential moving average of the values:
+//     global norm and an exponential moving average of the values:
 //       g = gradients · min(1, maxNorm / (norm + 1e-6))            (maxNorm 0: no clipping)
 //       values ← values · (1 − rate · decay); m ← β₁ m + (1 − β₁) g; v ← β₂ v + (1 − β₂) g²
 //       values ← values − rate · (m / c₁) / (sqrt(v / c₂) + ε); average ← average + (1 − d) · (values − average)

@@ -277,7 +277,7 @@ void execute(const Launch& launch, const void* arguments, Body body) {
 
   const uint32_t number = ++launches;
   const uint64_t blocks = uint64_t{launch.grid_x} * launch.grid_y * launch.grid_z;
-  // Any order of blocks is as good as another; a permutation of few blocks, a random start and a stride for many.
+  // Any order of blocks is as good as another.
   std::vector<uint32_t> order(blocks);
   for (uint64_t i = 0; i < blocks; ++i) order[i] = static_cast<uint32_t>(i);
   std::shuffle(order.begin(), order.end(), m.random);

@@ -3,12 +3,10 @@
 // CUDA's execution model on the host. A launch runs its blocks one after the other, in an order drawn from a seed; the threads
 // of a block are fibers, each with its own stack, that run until they must wait for others:
 //
-// - __syncthreads waits for every thread of the block. Threads that wait at different places, or for threads that have ended,
-// are
-//   a finding: the barrier diverged.
+// - __syncthreads waits for every thread of the block. Threads that wait at different places, or for threads that have
+//   ended, are a finding: the barrier diverged.
 // - A warp operation (shuffle, vote, ldmatrix, mma, __syncwarp) waits for all 32 lanes, and is then done for all of them at
-// once. Lanes that
-//   meet in different operations, or that never come, are a finding.
+//   once. Lanes that meet in different operations, or that never come, are a finding.
 //
 // Which thread runs when is drawn anew after every barrier, so that what depends on an order shows; that it depends on one is
 // found without luck, by happens-before (memory.h).

@@ -4,14 +4,12 @@
 // for each access to memory that is not a thread's own; these functions are ours (instrumentation.cpp), not ThreadSanitizer's.
 //
 // - Global memory: an access must lie within the regions that were declared for the launch (a kernel's operands), and where
-// none
-//   were, within one allocation; writes only where a region is writable.
+//   none were, within one allocation; writes only where a region is writable.
 // - Shared memory: within the block's; what nobody has written yet must not be read. It is filled with NaN at a block's start.
 // - Alignment: every access to its size, up to 16 bytes.
 // - Races, on both kinds: two accesses by different threads to the same bytes, one of them a write, of which neither happens
-// before
-//   the other. Barriers are what orders threads: those of one block by __syncthreads, those of one warp by __syncwarp too,
-//   those of different blocks of a launch by nothing. Each two bytes remember their last writer and readers and how many
+//   before the other. Barriers are what orders threads: those of one block by __syncthreads, those of one warp by __syncwarp
+//   too, those of different blocks of a launch by nothing. Each two bytes remember their last writer and readers and how many
 //   barriers these had passed.
 // - cp.async: its destination belongs to the copy from its start to the wait that ends it, at which the data arrive. Any access
 //   between is a finding, and so is a copy onto what others may still be reading.

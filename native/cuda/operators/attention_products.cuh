@@ -7,9 +7,8 @@
 // where the weights are scores that have been changed in place. Scores and sums stay in registers between the products, as
 // float[kRows][…] of each thread; row_of and column_of say which. The kernels are written once over these two types:
 //
-// - Bf16Products: tensor cores, m16n8k16 with f32 accumulation. What an mma gives is, packed to bf16, what the next takes as
-// its
-//   left operand, so weights go from one product to the other without leaving the thread.
+// - Bf16Products: tensor cores, m16n8k16 with f32 accumulation. What an mma gives is, packed to bf16, what the next takes
+//   as its left operand, so weights go from one product to the other without leaving the thread.
 // - F32Products: fused multiply-adds on 4 × 4 (4 × 2) scores a thread. Three tf32 products for one of f32 would be faster where
 //   tensor cores are wide (A100 156 / 3 = 52 against 19.5 TFLOP/s, H100 165 against 67) and slower where they are not (RTX 4090
 //   27 against 82). What decides is the bound: tensor cores add to their accumulator by cutting off, not by rounding, so that
