@@ -69,7 +69,7 @@ export class TrainingConsole {
     }
     if (!this.#preparation) {
       const format = `${what} {bar} {percentage}% | {value}/{total} | {eta_formatted} left`;
-      this.#preparation = new SingleBar({ format, stream: this.#stream, barsize: 24, gracefulExit: false });
+      this.#preparation = new SingleBar({ format, stream: this.#stream, barsize: 24, gracefulExit: false, formatTime: duration }); // prettier-ignore
       this.#preparation.start(total, done);
     }
     this.#preparation.update(done);
