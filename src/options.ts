@@ -74,7 +74,10 @@ const schemas = {
     runFolder: folder,
     folder,
     checkpoint: field(
-      kind('"latest", "best" or a step', (value) => typeof value === 'string' || typeof value === 'number'),
+      kind(
+        '"latest", "best" or a step',
+        (value) => value === 'latest' || value === 'best' || whole(0).holds(value),
+      ),
     ).optional(),
   }),
   train: options({

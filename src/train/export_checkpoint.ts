@@ -4,7 +4,6 @@ import { ArgumentError, FileError } from '../errors.js';
 import type { OmniIdEncoderConfig } from '../io/config.js';
 import { heldOutName, readHeldOutRecord } from '../io/held_out_record.js';
 import { omniIdWeights } from '../models/omni_id_encoder.js';
-import { describe } from '../kinds.js';
 import { checkFolder, checkOptions } from '../options.js';
 import type { StoredCheckpoint } from './checkpoint_folder.js';
 import { bestCheckpoint, checkpointOfStep, checkpointSteps, latestCheckpoint } from './checkpoints.js';
@@ -31,8 +30,6 @@ export interface ExportedCheckpoint {
 }
 
 async function find(runFolder: string, which: 'latest' | 'best' | number): Promise<StoredCheckpoint> {
-  if (which !== 'latest' && which !== 'best' && !(Number.isSafeInteger(which) && which >= 0))
-    throw new ArgumentError(`checkpoint is ${describe(which)}, expected "latest", "best" or a step`);
   const found =
     which === 'latest'
       ? await latestCheckpoint(runFolder)
