@@ -1,6 +1,6 @@
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, existsSync, linkSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join, relative } from 'node:path';
 import { messageOf } from '../../src/errors.js';
 import type { Context } from '../context.js';
 import type { Part, Work } from '../contestants/protocol.js';
@@ -42,7 +42,7 @@ async function onnx(): Promise<Onnx> {
 function missing(names: readonly string[]): string | undefined {
   const absent = names.filter((name) => !findModule(name));
   if (absent.length === 0) return undefined;
-  return `${absent.join(' and ')} not installed: npm ci --ignore-scripts --prefix ${peersFolder}, or npm install in your project`;
+  return `${absent.join(' and ')} not installed: npm ci --ignore-scripts --prefix ${relative(process.cwd(), peersFolder)}, or npm install in your project`;
 }
 
 function onnxruntime(): Peer {
@@ -126,7 +126,7 @@ function pytorch(): Peer {
     );
   } catch (error) {
     const last = messageOf(error).trim().split('\n').at(-1) ?? '';
-    return peer(false, `${python}: ${last}`);
+    return peer(false, `${basename(python)}: ${last}`);
   }
 }
 
