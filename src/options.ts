@@ -116,9 +116,13 @@ export function checkOptions(call: keyof typeof schemas, given: unknown): void {
   checked(call, schemas[call], given);
 }
 
-/** @throws {ArgumentError} `ERR_INVALID_ARGUMENT` unless `given` can be the path of a folder */
-export function checkFolder(given: unknown): asserts given is string {
-  if (!path.holds(given)) throw new ArgumentError(`the folder is ${describe(given)}, expected a path`);
+/**
+ * @param name what messages call it by
+ * @throws {ArgumentError} `ERR_INVALID_ARGUMENT` unless `given` can be the path of a folder
+ */
+export function checkFolder(given: unknown, name = 'the folder'): asserts given is string {
+  if (!path.holds(given))
+    throw new ArgumentError(`${name} is ${describe(given)}, expected the path of a folder`);
 }
 
 /** The fields that are not undefined. */

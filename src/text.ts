@@ -4,3 +4,8 @@ const plurals: Readonly<Record<string, string>> = { identity: 'identities', pers
 export function counted(n: number, one: string): string {
   return `${n} ${n === 1 ? one : (plurals[one] ?? `${one}s`)}`;
 }
+
+/** `1.50 GB` of 1.5e9 bytes. */
+export function gigabytes(bytes: number): string {
+  return `${(bytes / 1e9).toFixed(2)} GB`;
+}

@@ -48,16 +48,31 @@ test('reconstruct: a picture of inputs, masked target, reconstruction and target
   assert.equal(await sharp(at('again.png')).raw().toBuffer(), data);
 });
 
-test('reconstruct: a folder of inputs is the photos in it', async () => {
-  const folder = join(root, 'examples/photos/rendered-1');
-  const options = ['--target', photo(4), '--out', at('folder.png'), '--json'];
-  const ended = await omniId(['reconstruct', '--weights', pair, '--inputs', folder, ...options]);
-  assertEnded(ended, 0);
-  assert.match(ended.stderr, 'the target is one of the inputs');
-  const result = JSON.parse(ended.stdout) as { inputs: string[]; loss: number };
-  assert.equal(result.inputs, [1, 2, 3, 4].map(photo));
-  const listed = await omniId(['reconstruct', '--weights', pair, '--inputs', ...result.inputs, ...options]);
-  assert.is((JSON.parse(listed.stdout) as { loss: number }).loss, result.loss);
+test('reconstruct: a folder of inputs is the photos in it but the target, and but those that cannot be read', async () => {
+  const folder = at('with-target');
+  cpSync(join(root, 'examples/photos/rendered-1'), folder, { recursive: true });
+  const target = join(folder, 'view-4.png');
+  const options = ['--target', target, '--out', at('folder.png'), '--json'];
+  const rebuilt = async (exit: number, ...given: string[]) => {
+    const ended = await omniId(['reconstruct', '--weights', pair, '--inputs', ...given, ...options]);
+    assertEnded(ended, exit);
+    const result = JSON.parse(ended.stdout) as { inputs: string[]; loss: number; failed: { photo: string; code: string }[] }; // prettier-ignore
+    return { ...result, stderr: ended.stderr };
+  };
+  const others = [1, 2, 3].map((view) => join(folder, `view-${view}.png`));
+  const whole = await rebuilt(0, folder);
+  assert.equal([whole.inputs, whole.failed], [others, []]);
+  const listed = await rebuilt(0, ...others);
+  assert.is(listed.loss, whole.loss);
+  // Who names it means it.
+  const named = await rebuilt(0, ...others, target);
+  assert.match(named.stderr, 'the target is one of the inputs');
+  writeFileSync(join(folder, 'broken.png'), 'not a photo');
+  const partly = await rebuilt(1, folder);
+  assert.is(partly.loss, whole.loss);
+  assert.equal(partly.inputs, others);
+  assert.equal(partly.failed.map(({ photo: path, code }) => [path, code]), [[join(folder, 'broken.png'), 'ERR_IMAGE_UNREADABLE']]); // prettier-ignore
+  assert.match(partly.stderr, /left out: photo \d of identity 0 \(.*broken\.png\)/);
 });
 
 test('reconstruct: what is wrong is told before or instead of a picture', async () => {
@@ -72,6 +87,10 @@ test('reconstruct: what is wrong is told before or instead of a picture', async 
   await fail(['reconstruct', '--weights', pair, ...inputs, '--target', 'gone.png', '--out', out], { exit: 1, code: 'ERR_IMAGE_NOT_FOUND', words: ['gone.png'] }); // prettier-ignore
   await fail(['reconstruct', '--weights', pair, ...inputs, '--target', root, '--out', out], { ...usage, words: [`--target ${root}`, 'a folder', 'expected one photo'] }); // prettier-ignore
   await fail(['reconstruct', '--weights', pair, '--inputs', join(root, 'src/cli'), '--target', photo(4), '--out', out], { ...usage, words: ['no photos in'] }); // prettier-ignore
+  await fail(['reconstruct', '--weights', pair, '--inputs', join(root, 'examples/photos'), '--target', photo(4), '--out', out], { ...usage, words: ['folders, as those of several people do'] }); // prettier-ignore
+  mkdirSync(at('single'));
+  cpSync(photo(4), at('single/4.png'));
+  await fail(['reconstruct', '--weights', pair, '--inputs', at('single'), '--target', at('single/4.png'), '--out', out], { ...usage, words: ['no photo but the target'] }); // prettier-ignore
   // An encoder without a decoder, as `init` makes it.
   cpSync(pair, at('encoder'), { recursive: true });
   rmSync(at('encoder', 'mtd'), { recursive: true });

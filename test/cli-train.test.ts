@@ -40,14 +40,21 @@ test('bad input: what was given and expected, and an exit code', async () => {
       ['tiny.json', '--set', 'sampling.targets=0'],
       2,
       'ERR_INVALID_ARGUMENT',
-      '--set sampling.targets=0',
+      'with its settings',
       'sampling.targets is 0',
     ],
+    [['--resume'], 2, 'ERR_INVALID_ARGUMENT', 'expected its folder, --out DIR'],
+    [['--resume', '--out', 'nothing'], 1, 'ERR_FILE', 'nothing is not there'],
     [['tiny.json', '--out', ''], 2, 'ERR_INVALID_ARGUMENT', '--out is empty'],
     [['tiny.json', '--out', '/proc/x'], 1, 'ERR_FILE', 'cannot make /proc/x'],
     [['tiny.json', '--out', 'bad'], 1, 'ERR_FILE', 'holds ann and no run'],
     [['tiny.json', '--out', 'file'], 1, 'ERR_FILE', 'file'],
-    [['tiny.json', '--out', 'nothing', '--resume'], 1, 'ERR_FILE', 'nothing holds no run to go on with'],
+    [
+      ['tiny.json', '--out', 'nothing', '--resume'],
+      1,
+      'ERR_FILE',
+      'nothing is not there: expected the folder of a run',
+    ],
   ];
   await Promise.all(
     cases.map(([options, exit, code, ...words]) => fail(['train', ...options], { exit, code, words })),
@@ -80,6 +87,10 @@ test('a run, and another attempt at its folder', async () => {
   const json = await omniId(['train', 'tiny.json', '--out', 'run', '--resume', '--json', '--set', 'steps=6']);
   assertEnded(json, 0);
   const result = JSON.parse(json.stdout) as Trained;
+  // Alone, it goes by the configuration that the run has by now.
+  const alone = await omniId(['train', '--out', 'run', '--resume', '--json', '--set', 'steps=7']);
+  assertEnded(alone, 0);
+  assert.is((JSON.parse(alone.stdout) as Trained).step, 7);
   assert.equal([result.step, result.finished, result.skipped, result.unreadablePhotos], [6, true, 0, 0]);
   // What was trained can be used.
   await writePeople(at('people'), { ann: 2 });

@@ -152,18 +152,20 @@ test('settings that are none, or of unknown fields, are refused by name', async 
   await assertRejects(
     () => read('optimizer.lr=1'),
     'ERR_INVALID_ARGUMENT',
-    '--set optimizer.lr=1: ',
+    'nano-synth with its settings',
     'optimizer: unknown field "lr"',
   );
   await assertRejects(
     () => read('steps=0', 'seed=1'),
     'ERR_INVALID_ARGUMENT',
-    '--set steps=0 --set seed=1: nano-synth',
+    'nano-synth with its settings',
     'steps is 0',
   );
   await assertRejects(() => read('sampling.identities=3', 'accumulation=2'), 'ERR_INVALID_ARGUMENT', 'accumulation, which is 2'); // prettier-ignore
+  await assertRejects(() => readTrainingConfig({ json: {} }, ['steps=0']), 'ERR_INVALID_ARGUMENT', 'the configuration with its settings'); // prettier-ignore
+  await assertRejects(() => readTrainingConfig('nano-synth'), 'ERR_FILE', "json: trainingPresets[\"nano-synth\"]"); // prettier-ignore
   // A file that is none by itself is not the settings' fault.
-  await assertRejects(() => readTrainingConfig({ json: { steps: 0 }, name: 'x' }, ['seed=1']), 'ERR_CONFIG', 'x does not'); // prettier-ignore
+  await assertRejects(() => readTrainingConfig({ json: { steps: 0 }, name: 'x' }, ['seed=1']), 'ERR_CONFIG', 'x with its settings does not'); // prettier-ignore
   await assertRejects(() => read('a.b.c=1'), 'ERR_INVALID_ARGUMENT', 'unknown field "a"');
   await assertRejects(() => read('steps'), 'ERR_INVALID_ARGUMENT', '--set steps', 'key.path=value');
   await assertRejects(() => read('=1'), 'ERR_INVALID_ARGUMENT', 'key.path=value');

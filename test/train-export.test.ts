@@ -1,5 +1,5 @@
 // The model of one of a run's checkpoints.
-import { existsSync, readFileSync, readdirSync, truncateSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, readdirSync, truncateSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -83,11 +83,20 @@ test('what there is not, and what is damaged', async () => {
   const refused = (checkpoint: unknown, code: string, ...words: string[]) =>
     assertRejects(() => exportCheckpoint({ runFolder: folder, folder: to, checkpoint: checkpoint as 'best' }), code, ...words); // prettier-ignore
   await refused('best', 'ERR_FILE', 'no checkpoint with a held-out loss', 'there are those of steps');
-  await refused(2, 'ERR_FILE', 'no checkpoint of this step', 'there are those of steps');
+  await refused(2, 'ERR_FILE', 'no checkpoint of step 2: ', 'there are those of steps');
   await refused('first', 'ERR_INVALID_ARGUMENT', '"first"', '"latest", "best" or a step');
   await refused(-1, 'ERR_INVALID_ARGUMENT', '-1', '"latest", "best" or a step');
-  await assertRejects(() => exportCheckpoint({ runFolder: newRun(), folder: to }), 'ERR_FILE', 'no checkpoint: there is none'); // prettier-ignore
-  await assertRejects(() => exportCheckpoint({ runFolder: folder, folder }), 'ERR_INVALID_ARGUMENT', 'the run’s own folder'); // prettier-ignore
+  const nowhere = newRun();
+  await assertRejects(() => exportCheckpoint({ runFolder: nowhere, folder: to }), 'ERR_FILE', `${nowhere} is not there`); // prettier-ignore
+  mkdirSync(nowhere);
+  await assertRejects(() => exportCheckpoint({ runFolder: nowhere, folder: to }), 'ERR_FILE', `${nowhere} holds no run`); // prettier-ignore
+  mkdirSync(join(nowhere, 'checkpoints'));
+  await assertRejects(() => exportCheckpoint({ runFolder: nowhere, folder: to }), 'ERR_FILE', `${nowhere} has no checkpoint yet`); // prettier-ignore
+  await assertRejects(() => exportCheckpoint({ runFolder: folder, folder }), 'ERR_FILE', 'is the folder of a run'); // prettier-ignore
+  const photos = at('photos');
+  mkdirSync(join(photos, 'ann'), { recursive: true });
+  await assertRejects(() => exportCheckpoint({ runFolder: folder, folder: photos }), 'ERR_FILE', `${photos} holds ann and no model`); // prettier-ignore
+  assert.equal(readdirSync(photos), ['ann']);
   for (const name of readdirSync(join(folder, 'checkpoints')))
     truncateSync(join(folder, 'checkpoints', name, 'average.safetensors'), 5000);
   await refused('latest', 'ERR_FORMAT', 'average.safetensors has 5000 bytes');

@@ -102,16 +102,16 @@ test('what lies on the device is compared with its memory, photos that are made 
     assertRejects(body, 'ERR_OUT_OF_MEMORY', ...words);
   // The CPU computes in the host's: the first values of weights are gone before the first step.
   fits(120e9);
-  await refused(() => { fits(119.9e9); }, '120.0 GB', 'available are 119.9 GB: ', '7 million parameters', 'photos 6.0 GB'); // prettier-ignore
-  await refused(() => { fits(120e9, undefined, { activations: 15e9 }); }, '121.0 GB'); // prettier-ignore
+  await refused(() => { fits(119.9e9); }, '120.00 GB', 'available are 119.90 GB: ', '7 million parameters', 'photos 6.00 GB'); // prettier-ignore
+  await refused(() => { fits(120e9, undefined, { activations: 15e9 }); }, '121.00 GB'); // prettier-ignore
   fits(20e9, 117e9);
-  await refused(() => { fits(1e15, 116.9e9); }, '117.0 GB', 'available are 116.9 GB on the device', 'photos 4.0 GB', 'checkpointing'); // prettier-ignore
-  await refused(() => { fits(19.9e9, 1e15); }, '20.0 GB of the host', 'available are 19.9 GB', 'photos 2.0 GB', 'data.prefetch'); // prettier-ignore
-  await refused(() => { fits(20e9, 1e15, { photos: 21e9 }); }, '21.0 GB of the host', 'new weights 20.0 GB'); // prettier-ignore
+  await refused(() => { fits(1e15, 116.9e9); }, '117.00 GB', 'available are 116.90 GB on the device', 'photos 4.00 GB', 'checkpointing'); // prettier-ignore
+  await refused(() => { fits(19.9e9, 1e15); }, '20.00 GB of the host', 'available are 19.90 GB', 'photos 2.00 GB', 'data.prefetch'); // prettier-ignore
+  await refused(() => { fits(20e9, 1e15, { photos: 21e9 }); }, '21.00 GB of the host', 'new weights 20.00 GB'); // prettier-ignore
   checkActivations(5e9, { host: 5e9, device: undefined });
-  await refused(() => { checkActivations(5e9, { host: 4e9, device: undefined }); }, '5.0 GB', '4.0 GB: '); // prettier-ignore
+  await refused(() => { checkActivations(5e9, { host: 4e9, device: undefined }); }, '5.00 GB', '4.00 GB: '); // prettier-ignore
   checkActivations(5e9, { host: 0, device: 5e9 });
-  await refused(() => { checkActivations(5e9, { host: 1e15, device: 4e9 }); }, '5.0 GB', '4.0 GB on the device'); // prettier-ignore
+  await refused(() => { checkActivations(5e9, { host: 1e15, device: 4e9 }); }, '5.00 GB', '4.00 GB on the device'); // prettier-ignore
 });
 
 test('held-out people are no more at once than a micro-batch, and counted', async () => {

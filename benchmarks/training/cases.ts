@@ -11,9 +11,9 @@ import {
   type MaskedTransformerDecoderConfig,
 } from '../../src/models/masked_transformer_decoder.js';
 import { MaskedDecoder } from '../../src/train/decoders.js';
-
 import { ParameterGroups } from '../../src/train/parameter_groups.js';
 import { ParameterLayout, type Slot } from '../../src/train/parameters.js';
+import { trainingPresets } from '../../src/train/presets.js';
 import { stepGraph, type StepModel, type StepShape } from '../../src/train/step_graph.js';
 import { procedural } from '../../test/support/procedural.js';
 import { benchFolder, configOf, formula, pixelsOf, proceduralSource, type Size } from '../fixtures.js';
@@ -45,7 +45,7 @@ const maskRatio = 0.95;
 
 const batches: Record<Size, Pick<TrainingCase, 'identities' | 'inputs' | 'targets'>> = {
   tiny: { identities: 2, inputs: 2, targets: 3 },
-  'nano-synth': { identities: 8, inputs: 3, targets: 8 },
+  'nano-synth': trainingPresets['nano-synth'].sampling,
   nano: { identities: 4, inputs: 3, targets: 8 },
   l: { identities: 1, inputs: 3, targets: 4 },
   h: { identities: 1, inputs: 3, targets: 4 },

@@ -1,7 +1,7 @@
 import { resolve } from 'node:path';
 import type { Command } from 'commander';
 import { listPhotos } from '../data/photo_files.js';
-import { ArgumentError } from '../errors.js';
+import { ArgumentError, type ImageError } from '../errors.js';
 import type { DeviceName } from '../graph/devices.js';
 import { writeFileAtomically } from '../io/atomic_file.js';
 import { checkWritable, isFolder } from '../io/files.js';
@@ -25,7 +25,32 @@ export interface ReconstructCommand {
   readonly json?: boolean;
 }
 
-/** `omni-id reconstruct`: a photo rebuilt from a few of its patches and other photos of the person, as a picture. */
+/**
+ * The photos that ℓ is made from. The target is not among those of a folder: the encoder would see what is asked for.
+ * @throws {ArgumentError} `ERR_INVALID_ARGUMENT` for a folder of several people, or without a photo but the target
+ */
+async function inputPhotos(paths: readonly string[], target: string): Promise<string[]> {
+  const isTarget = (path: string): boolean => resolve(path) === resolve(target);
+  const inputs: string[] = [];
+  for (const path of paths) {
+    const groups = await listPhotos([path], 'folder');
+    if (groups.length > 1)
+      throw new ArgumentError(
+        `--inputs ${path}: its photos lie in ${groups.length} folders, as those of several people do, expected one person's`,
+      );
+    const photos = groups.flatMap((group) => group.photos);
+    inputs.push(...((await isFolder(path)) ? photos.filter((photo) => !isTarget(photo)) : photos));
+  }
+  if (inputs.length === 0)
+    throw new ArgumentError(`--inputs ${paths.join(' ')}: no photo but the target, expected others of the person`); // prettier-ignore
+  if (inputs.some(isTarget)) warn(`the target is one of the inputs: the encoder sees all of ${target}`);
+  return inputs;
+}
+
+/**
+ * `omni-id reconstruct`: a photo rebuilt from a few of its patches and other photos of the person, as a picture. Inputs that cannot be used are
+ * reported and left out.
+ */
 export async function reconstruct(options: ReconstructCommand): Promise<number> {
   const { weights, target, seed, out } = options;
   if (!out.toLowerCase().endsWith('.png'))
@@ -33,9 +58,7 @@ export async function reconstruct(options: ReconstructCommand): Promise<number> 
   await checkWritable(out, `--out ${out}`);
   if (await isFolder(target))
     throw new ArgumentError(`--target ${target}: this is a folder, expected one photo`);
-  const inputs = (await listPhotos(options.inputs, 'all')).flatMap(({ photos }) => photos);
-  if (inputs.some((path) => resolve(path) === resolve(target)))
-    warn(`the target is one of the inputs: the encoder sees all of ${target}`);
+  const given = await inputPhotos(options.inputs, target);
   const signal = interruptSignal();
   const { device, dtype, threads } = options;
 
@@ -43,9 +66,11 @@ export async function reconstruct(options: ReconstructCommand): Promise<number> 
   const { encoder, decoder } = pair;
   const ratio = options.maskRatio ?? decoder.config.maskRatio;
   const bar = progressBar('embedding');
+  const bad: ImageError[] = [];
   const tokens = await encoder
-    .embed([inputs], {
+    .embed([given], {
       signal,
+      onPhotoError: (error) => bad.push(error),
       onProgress: ({ photosDone, photosTotal }) => {
         bar.update(photosDone, photosTotal);
       },
@@ -53,6 +78,11 @@ export async function reconstruct(options: ReconstructCommand): Promise<number> 
     .finally(() => {
       bar.stop();
     });
+  const [first] = bad;
+  if (first && tokens.identities.length === 0) throw first;
+  for (const { message } of bad) warn(`left out: ${message}`);
+  const leftOut = new Set(bad.map(({ photo }) => photo));
+  const inputs = given.filter((_, i) => !leftOut.has(i));
   const result = await decoder.reconstruct(tokens, [[target]], { maskRatio: ratio, seed, signal });
 
   const { imageSize: size, imageMean: mean, imageStd: std, patchSize } = decoder.config;
@@ -81,14 +111,15 @@ export async function reconstruct(options: ReconstructCommand): Promise<number> 
   const patches = decoder.patches;
   if (options.json === true) {
     const { info } = decoder;
-    printJson({ out, width, height, inputs, target, maskRatio: ratio, seed, patches, visible: Array.from(visible), loss, info }); // prettier-ignore
+    const failed = bad.map(({ code, message, photo = 0 }) => ({ photo: given[photo], code, message }));
+    printJson({ out, width, height, inputs, failed, target, maskRatio: ratio, seed, patches, visible: Array.from(visible), loss, info }); // prettier-ignore
   } else {
     console.log(
       `${out}: ${width} × ${height} pixels; ${visible.length} of ${patches} patches were visible, ` +
         `the mean error of a normalised pixel is ${loss.toFixed(4)}`,
     );
   }
-  return exitCodes.ok;
+  return bad.length > 0 ? exitCodes.failed : exitCodes.ok;
 }
 
 /** Adds `omni-id reconstruct`. */
@@ -98,7 +129,10 @@ export function addReconstructCommand(program: Command): void {
       .command('reconstruct')
       .description('rebuild a photo from a few of its patches and other photos of the person')
       .requiredOption('--weights <dir>', 'what training has written: an encoder with its decoder in mtd/')
-      .requiredOption('--inputs <paths...>', 'photos of the person, or folders of them')
+      .requiredOption(
+        '--inputs <paths...>',
+        'photos of the person, or folders of them; the target is left out of a folder',
+      )
       .requiredOption('--target <photo>', 'photo to rebuild')
       .option(
         '--mask-ratio <share>',

@@ -1,4 +1,4 @@
-import { isFolder } from '../io/files.js';
+import { exists, isFolder } from '../io/files.js';
 import { DatasetError, FileError } from '../errors.js';
 import type { EncodedDataset } from './dataset.js';
 import { FolderDataset } from './folder_dataset.js';
@@ -13,7 +13,10 @@ export type StoredKind = 'folder' | 'shards';
  * @throws {FileError} `ERR_FILE`; {DatasetError} `ERR_DATASET` when there is nothing to train on, or it is of the other kind
  */
 export async function openDataset(folder: string, kind?: StoredKind): Promise<EncodedDataset> {
-  if (!(await isFolder(folder))) throw new FileError(`${folder} is not a folder: expected a data set`);
+  if (!(await isFolder(folder))) {
+    const what = (await exists(folder)) ? 'is not a folder' : 'is not there';
+    throw new FileError(`${folder} ${what}: expected a data set`);
+  }
   const shards = await shardNames(folder);
   if (kind === 'folder' && shards.length > 0)
     throw new DatasetError(`${folder} holds .tar shards, not identity folders: expected the kind "shards"`);

@@ -1,6 +1,6 @@
-import { access, constants, mkdir, stat } from 'node:fs/promises';
+import { access, constants, mkdir, stat, type FileHandle } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
-import { FileError, messageOf } from '../errors.js';
+import { FileError, FormatError, messageOf } from '../errors.js';
 
 /** Whether an error is the system's of this code, like ENOENT. */
 export function isSystemError(error: unknown, code: string): boolean {
@@ -62,6 +62,24 @@ export async function checkWritable(path: string, what: string): Promise<void> {
     throw new FileError(`${what}: ${messageOf(error)}`, { cause: error });
   });
   if (await isFolder(path)) throw new FileError(`${what}: this is a folder, expected a file to write`);
+}
+
+/**
+ * Fills `bytes` with what a file has from `position` on.
+ * @param name begins the message
+ * @throws {FormatError} `ERR_FORMAT` when the file ends before
+ */
+export async function readFully(
+  file: FileHandle,
+  bytes: Uint8Array,
+  position: number,
+  name = 'the file',
+): Promise<void> {
+  for (let done = 0; done < bytes.byteLength;) {
+    const { bytesRead } = await file.read(bytes, done, bytes.byteLength - done, position + done);
+    if (bytesRead === 0) throw new FormatError(`${name} ends ${bytes.byteLength - done} bytes too early`);
+    done += bytesRead;
+  }
 }
 
 /** What tells one version of a file from another without reading it. Numbers of 64 bits, as text. */

@@ -1,6 +1,7 @@
 import { open, stat, type FileHandle } from 'node:fs/promises';
 import { visit, type JSONVisitor } from 'jsonc-parser';
 import { FileError, FormatError, messageOf, shortened } from '../errors.js';
+import { readFully } from './files.js';
 
 /**
  * The safetensors format: 8 bytes little-endian header length, a JSON header, the tensors' bytes. The checks are those of the reference
@@ -193,15 +194,6 @@ export function parseSafetensorsHeader(
   return { tensors: new Map(entries), metadata };
 }
 
-async function readFully(file: FileHandle, bytes: Uint8Array, position: number): Promise<void> {
-  let done = 0;
-  while (done < bytes.byteLength) {
-    const { bytesRead } = await file.read(bytes, done, bytes.byteLength - done, position + done);
-    if (bytesRead === 0) throw new Error('the file became shorter while it was read');
-    done += bytesRead;
-  }
-}
-
 async function withFile<T>(path: string, body: (file: FileHandle, bytes: number) => Promise<T>): Promise<T> {
   let file: FileHandle | undefined;
   try {
@@ -224,7 +216,7 @@ async function headerOf(file: FileHandle, fileBytes: number, path: string): Prom
       `${path} is not a valid safetensors file: it has ${fileBytes} bytes, not even a header length`,
     );
   const lengthBytes = new Uint8Array(8);
-  await readFully(file, lengthBytes, 0);
+  await readFully(file, lengthBytes, 0, path);
   const length = new DataView(lengthBytes.buffer).getBigUint64(0, true);
   if (length > BigInt(largestHeader) || length > BigInt(fileBytes - 8)) {
     throw new FormatError(
@@ -233,7 +225,7 @@ async function headerOf(file: FileHandle, fileBytes: number, path: string): Prom
     );
   }
   const header = new Uint8Array(Number(length));
-  await readFully(file, header, 8);
+  await readFully(file, header, 8, path);
   return parseSafetensorsHeader(header, fileBytes, path);
 }
 
@@ -279,7 +271,7 @@ export function readSafetensors(path: string): Promise<Map<string, LoadedTensor>
     const tensors = new Map<string, LoadedTensor>();
     for (const [name, entry] of (await headerOf(file, bytes, path)).tensors) {
       const data = new Uint8Array(entry.byteLength);
-      await readFully(file, data, entry.byteOffset);
+      await readFully(file, data, entry.byteOffset, path);
       tensors.set(name, { shape: entry.shape, data: widen(data, entry.dtype) });
     }
     return tensors;

@@ -1,6 +1,7 @@
 import type { FileHandle } from 'node:fs/promises';
 import { Header, Pax } from 'tar';
 import { FormatError } from '../errors.js';
+import { readFully } from './files.js';
 
 /**
  * Tar archives as a list of files at known places, so that any of them can be read at once. Headers are node-tar's; its streams
@@ -40,16 +41,8 @@ class Window {
       this.#start = position;
       this.#length = 0;
       const wanted = Math.min(windowBytes, this.fileBytes - position);
-      while (this.#length < wanted) {
-        const { bytesRead } = await this.file.read(
-          this.#bytes,
-          this.#length,
-          wanted - this.#length,
-          position + this.#length,
-        );
-        if (bytesRead === 0) throw new FormatError('the file became shorter while it was read');
-        this.#length += bytesRead;
-      }
+      await readFully(this.file, this.#bytes.subarray(0, wanted), position);
+      this.#length = wanted;
     }
     return this.#bytes.subarray(position - this.#start, position - this.#start + count);
   }
@@ -61,12 +54,7 @@ class Window {
  */
 export async function readSlice(file: FileHandle, position: number, count: number): Promise<Buffer> {
   const bytes = Buffer.allocUnsafeSlow(count);
-  let done = 0;
-  while (done < count) {
-    const { bytesRead } = await file.read(bytes, done, count - done, position + done);
-    if (bytesRead === 0) throw new FormatError(`the file ends ${count - done} bytes too early`);
-    done += bytesRead;
-  }
+  await readFully(file, bytes, position);
   return bytes;
 }
 

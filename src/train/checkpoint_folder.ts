@@ -6,6 +6,7 @@ import { z } from 'zod';
 import { native } from '../bindings.js';
 import { FileError, FormatError, messageOf, NumericError } from '../errors.js';
 import { writeFileAtomically } from '../io/atomic_file.js';
+import { readFully } from '../io/files.js';
 import { readSafetensorsHeader, type TensorEntry } from '../io/safetensors.js';
 import { pieceBytes, writeSafetensors, type TensorSource } from '../io/safetensors_writer.js';
 
@@ -221,12 +222,7 @@ export class StoredCheckpoint {
       for (const [name, { shape, byteOffset, byteLength }] of tensors) {
         for (let first = 0; first < byteLength; first += pieceBytes) {
           const length = Math.min(pieceBytes, byteLength - first);
-          for (let done = 0; done < length;) {
-            const view = new Uint8Array(buffer, done, length - done);
-            const { bytesRead } = await file.read(view, 0, length - done, byteOffset + first + done);
-            if (bytesRead === 0) throw new FormatError(`${path} became shorter while it was read`);
-            done += bytesRead;
-          }
+          await readFully(file, new Uint8Array(buffer, 0, length), byteOffset + first, path);
           yield { name, shape, first: first / 4, values: new Float32Array(buffer, 0, length / 4) };
         }
       }

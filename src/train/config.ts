@@ -1,15 +1,17 @@
 import type { z } from 'zod';
 import { heldOutSeed, mostRenderedPixels } from '../data/rendered.js';
 import { mostPackedPhotos } from '../data/shard_writer.js';
-import { ArgumentError, ConfigError } from '../errors.js';
+import { ArgumentError, ConfigError, FileError } from '../errors.js';
 import { readJson, type OmniIdEncoderConfig } from '../io/config.js';
 import { defaultImageProcessor } from '../io/image_processor.js';
+import { exists } from '../io/files.js';
 import { parsed } from '../io/schema.js';
 import { readClipFolder } from '../models/clip_vision_encoder.js';
 import { presets } from '../models/presets.js';
 import { describe } from '../kinds.js';
 import { defined } from '../options.js';
 import { trainingSchema } from './config_schema.js';
+import { trainingPresets } from './presets.js';
 import { withSettings } from './settings.js';
 
 type Parsed = z.output<typeof trainingSchema>;
@@ -150,38 +152,46 @@ export function parseTrainingConfig(json: unknown, name: string, clip?: ClipTowe
 
 /**
  * The configuration of a run: from a file, or a preset, with `key.path=value` settings over it.
- * @param source a path, or JSON with the name that messages call it by
+ * @param source a path, or JSON, with the name that messages call it by
  * @throws {FileError} `ERR_FILE` when the file or the CLIP folder cannot be read; {ConfigError} `ERR_CONFIG`; {ArgumentError}
  *   `ERR_INVALID_ARGUMENT` for a setting that is none, or settings that make what is a training run without them none
  */
 export async function readTrainingConfig(
-  source: string | { readonly json: TrainingConfigInput; readonly name: string },
+  source: string | { readonly json: TrainingConfigInput; readonly name?: string },
   settings: readonly string[] = [],
 ): Promise<TrainingConfig> {
   const given: unknown = source;
-  const isSource = typeof given === 'string' ? given !== '' : typeof given === 'object' && given !== null && 'json' in given && 'name' in given && typeof given.name === 'string'; // prettier-ignore
+  const isSource =
+    typeof given === 'string' ? given !== '' : typeof given === 'object' && given !== null && 'json' in given;
   if (!isSource)
     throw new ArgumentError(`the configuration is ${describe(given)}, expected the path of a file, or { json, name }`); // prettier-ignore
   const list: unknown = settings;
   if (!Array.isArray(list) || !list.every((setting) => typeof setting === 'string'))
     throw new ArgumentError(`the settings are ${describe(list)}, expected a list of texts like "steps=100"`);
-  const [read, name] =
-    typeof source === 'string' ? [await readJson(source), source] : [source.json, source.name];
-  const resolved = async (json: unknown): Promise<TrainingConfig> => {
+  const { json: read, name: ofFile = 'the configuration' } =
+    typeof source === 'string' ? { json: await readFileOf(source), name: source } : source;
+  const resolved = async (json: unknown, name: string): Promise<TrainingConfig> => {
     // What is wrong with the file comes before what is wrong with a folder that it names.
     const { clip } = parsed(trainingSchema, json, name, 'a training run');
     return parseTrainingConfig(json, name, clip === undefined ? undefined : await readClipFolder(clip));
   };
   const json = withSettings(read, settings);
   try {
-    return await resolved(json);
+    return await resolved(json, settings.length > 0 ? `${ofFile} with its settings` : ofFile);
   } catch (error) {
     if (!(error instanceof ConfigError) || settings.length === 0) throw error;
     // Where the file by itself is a run, the settings are what is wrong.
-    const isRun = await resolved(read).then(() => true, () => false); // prettier-ignore
+    const isRun = await resolved(read, ofFile).then(() => true, () => false); // prettier-ignore
     if (!isRun) throw error;
-    throw new ArgumentError(`${settings.map((setting) => `--set ${setting}`).join(' ')}: ${error.message}`, { cause: error }); // prettier-ignore
+    throw new ArgumentError(error.message, { cause: error });
   }
+}
+
+/** A configuration file; that somebody means a preset is said where there is none. */
+async function readFileOf(path: string): Promise<unknown> {
+  if (Object.hasOwn(trainingPresets, path) && !(await exists(path)))
+    throw new FileError(`there is no file ${path}: of the preset, expected { json: trainingPresets[${JSON.stringify(path)}] }`); // prettier-ignore
+  return readJson(path);
 }
 
 /** Fields that a message about a configuration names. */

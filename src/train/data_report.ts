@@ -33,8 +33,7 @@ export class DataReport {
     this.#photos.add(key);
     const reason = messageOf(error);
     this.logs.event(step, 'unreadable', { set, identity, photo, reason });
-    if (this.#photos.size <= notedAtMost)
-      this.console.note(`a ${set} photo of ${identity} is left out: ${reason}`);
+    if (this.#photos.size <= notedAtMost) this.console.note(`a ${set} photo is left out: ${reason}`);
     if (this.#photos.size === notedAtMost)
       this.console.note('more of them are only counted, and named in the log');
   }

@@ -2,6 +2,7 @@ import { statfs } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { FileError } from '../errors.js';
 import { exists } from '../io/files.js';
+import { gigabytes } from '../text.js';
 import type { MemoryNeeds } from './memory.js';
 
 /** Checkpoints that a run keeps, and how many it has. */
@@ -27,8 +28,6 @@ async function freeBytes(path: string): Promise<number> {
   const { bavail, bsize } = await statfs(folder);
   return bavail * bsize;
 }
-
-const gigabytes = (bytes: number): string => `${(bytes / 1e9).toPrecision(3)} GB`;
 
 /**
  * Checks that the disk can hold what a run will write, photos that are rendered apart.

@@ -1,7 +1,8 @@
 import { open, type FileHandle } from 'node:fs/promises';
-import { join, resolve } from 'node:path';
-import { ArgumentError, FileError } from '../errors.js';
+import { join } from 'node:path';
+import { FileError } from '../errors.js';
 import type { OmniIdEncoderConfig } from '../io/config.js';
+import { readFully } from '../io/files.js';
 import { heldOutName, readHeldOutRecord } from '../io/held_out_record.js';
 import { omniIdWeights } from '../models/omni_id_encoder.js';
 import { checkFolder, checkOptions } from '../options.js';
@@ -11,12 +12,13 @@ import { parseTrainingConfig } from './config.js';
 import { exportModel, type ExportedWeight } from './export.js';
 import type { StateVector } from './parameters.js';
 import { decodersOf } from './run_parts.js';
+import { checkModelFolder, checkRunFolder } from './run_folder.js';
 import { configOf, fixedGroup } from './run_state.js';
 
 export interface ExportCheckpointOptions {
   /** Folder of the run. */
   readonly runFolder: string;
-  /** Folder to write the model into, as training does into `model/` of the run. Made where there is none; a model that is there is replaced. */
+  /** Folder to write the model into, as training does into `model/` of the run. Made where there is none; a model that is there is replaced, a folder of anything else refused. */
   readonly folder: string;
   /** `best` has the lowest held-out loss of those that are kept; a number is that step's. Default: `latest`. */
   readonly checkpoint?: 'latest' | 'best' | number;
@@ -37,10 +39,13 @@ async function find(runFolder: string, which: 'latest' | 'best' | number): Promi
         ? await bestCheckpoint(runFolder)
         : await checkpointOfStep(runFolder, which);
   if (found) return found;
+  await checkRunFolder(runFolder, true);
   const steps = await checkpointSteps(runFolder);
-  const there = steps.length > 0 ? `there are those of steps ${steps.join(', ')}` : 'there is none';
-  const missing = which === 'best' ? 'with a held-out loss' : 'of this step';
-  throw new FileError(`${runFolder} has no checkpoint${which === 'latest' ? '' : ` ${missing}`}: ${there}`);
+  if (steps.length === 0) throw new FileError(`${runFolder} has no checkpoint yet`);
+  const missing = which === 'best' ? 'with a held-out loss' : `of step ${which}`;
+  throw new FileError(
+    `${runFolder} has no checkpoint ${missing}: there are those of steps ${steps.join(', ')}`,
+  );
 }
 
 /** The weights in a group of a checkpoint, read from a file that is open. */
@@ -55,16 +60,7 @@ async function weightsOf(
     shape,
     read: async (first: number, count: number) => {
       const bytes = new Uint8Array(4 * count);
-      for (let done = 0; done < bytes.length;) {
-        const { bytesRead } = await file.read(
-          bytes,
-          done,
-          bytes.length - done,
-          byteOffset + 4 * first + done,
-        );
-        if (bytesRead === 0) throw new FileError(`${stored.path(group)} became shorter while it was read`);
-        done += bytesRead;
-      }
+      await readFully(file, bytes, byteOffset + 4 * first, stored.path(group));
       return new Float32Array(bytes.buffer);
     },
   }));
@@ -88,16 +84,13 @@ function inPublishedOrder(
 export async function exportCheckpoint(options: ExportCheckpointOptions): Promise<ExportedCheckpoint> {
   checkOptions('exportCheckpoint', options);
   const { runFolder, folder, checkpoint = 'latest' } = options;
-  checkFolder(runFolder);
-  checkFolder(folder);
+  checkFolder(runFolder, 'runFolder');
+  checkFolder(folder, 'folder');
+  await checkModelFolder(folder);
   const stored = await find(runFolder, checkpoint);
   const record = await readHeldOutRecord(runFolder);
   if (!record)
     throw new FileError(`${join(runFolder, heldOutName)} is missing: expected it beside the checkpoints`);
-  if (resolve(folder) === resolve(runFolder))
-    throw new ArgumentError(
-      `${folder} is the run’s own folder, whose config.json is another: expected a folder for the model`,
-    );
   const config = parseTrainingConfig(configOf(stored), stored.folder);
   const trained: StateVector = stored.groups.includes('average') ? 'average' : 'values';
   const groups = [trained, ...stored.groups.filter((group) => group === fixedGroup)];

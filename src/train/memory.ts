@@ -3,6 +3,7 @@ import { DeviceError } from '../errors.js';
 import { freeDeviceMemory, openDevice } from '../graph/devices.js';
 import { Session, translated } from '../graph/session.js';
 import { availableMemory } from '../io/memory.js';
+import { gigabytes } from '../text.js';
 import type { TrainingConfig } from './config.js';
 import { ParameterLayout } from './parameters.js';
 import { heldOutCacheBytes } from './run_data.js';
@@ -123,8 +124,6 @@ function photoBytes(config: TrainingConfig): Pick<MemoryNeeds, 'tensors' | 'phot
   // Two steps' tensors take turns.
   return { tensors: (2 * identities + peopleAtOnce) * onDevice, photos: ready * inBatch + kept };
 }
-
-const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(1)} GB`;
 
 const advice = 'expected a smaller encoder, fewer identities or targets in a step, a larger accumulation, or checkpointing'; // prettier-ignore
 

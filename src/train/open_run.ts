@@ -151,6 +151,11 @@ async function open(
   if (config.data.kind !== 'rendered') await begin();
   await writeHeldOutRecord(runFolder, data.record);
 
+  const { steps, optimizer } = config;
+  if (steps < optimizer.warmupSteps)
+    output.note(
+      `steps is ${steps}, optimizer.warmupSteps ${optimizer.warmupSteps}: the learning rate does not reach its full height`,
+    );
   const millions = (needs.parameters / 1e6).toPrecision(3);
   output.note(`${stored ? 'reading' : 'initialising'} ${millions} million parameters`);
   const engine = openEngine(config, decoders);

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { FileError, messageOf } from '../errors.js';
 import { isRunConfig, readJson } from '../io/config.js';
 import { exists, isSystemError } from '../io/files.js';
+import { heldOutName } from '../io/held_out_record.js';
 
 /** The configuration of a run, in its folder. */
 export const configName = 'config.json';
@@ -11,6 +12,13 @@ export const checkpointsName = 'checkpoints';
 
 /** Names that are told in a message. */
 const namedAtMost = 3;
+
+/** What a folder holds, for a message; undefined when that is nothing, hidden files apart. */
+function contents(names: readonly string[]): string | undefined {
+  const shown = names.filter((name) => !name.startsWith('.'));
+  if (shown.length === 0) return undefined;
+  return `${shown.slice(0, namedAtMost).join(', ')}${shown.length > namedAtMost ? ', …' : ''}`;
+}
 
 /** The configuration that a run was begun with, as JSON; undefined when the folder has none. @throws {FileError} `ERR_FILE`; {ConfigError} `ERR_CONFIG` */
 export async function configOfRun(runFolder: string): Promise<unknown> {
@@ -34,11 +42,31 @@ export async function checkRunFolder(runFolder: string, resume: boolean): Promis
     names.includes(checkpointsName) ||
     (names.includes(configName) && isRunConfig(await configOfRun(runFolder).catch(() => undefined)));
   if (isRun) return;
-  if (resume) throw new FileError(`${runFolder} holds no run to go on with: begin one without --resume`);
-  const foreign = names.filter((name) => !name.startsWith('.'));
-  if (foreign.length === 0) return;
-  const more = foreign.length > namedAtMost ? ', …' : '';
+  if (resume)
+    throw new FileError(
+      `${runFolder} ${(await exists(runFolder)) ? 'holds no run' : 'is not there: expected the folder of a run'}`,
+    );
+  const foreign = contents(names);
+  if (foreign === undefined) return;
+  throw new FileError(`${runFolder} holds ${foreign} and no run: expected a new folder, or an empty one`);
+}
+
+/**
+ * Checks that a model can be written into a folder: that it is new or empty, or holds one, which is replaced.
+ * @throws {FileError} `ERR_FILE`
+ */
+export async function checkModelFolder(folder: string): Promise<void> {
+  const names = await readdir(folder).catch((error: unknown): string[] => {
+    if (isSystemError(error, 'ENOENT')) return [];
+    throw new FileError(`${folder} cannot be the folder of a model: ${messageOf(error)}`, { cause: error });
+  });
+  const isRun = names.includes(checkpointsName);
+  // Of a model that was not written to its end there may be no more than who was held out.
+  const isModel = names.includes('model.safetensors') || names.every((name) => name === heldOutName);
+  if (isModel && !isRun) return;
+  const foreign = contents(names);
+  if (foreign === undefined) return;
   throw new FileError(
-    `${runFolder} holds ${foreign.slice(0, namedAtMost).join(', ')}${more} and no run: expected a new folder, or an empty one`,
+    `${folder} holds ${foreign} and ${isRun ? 'is the folder of a run' : 'no model'}: expected a new folder, an empty one, or that of a model`,
   );
 }

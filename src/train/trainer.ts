@@ -28,7 +28,7 @@ export interface TrainOptions {
    * checkpoints is refused then.
    */
   readonly resume?: boolean;
-  /** Told after every step. */
+  /** Told after every step. What it throws ends the run as an error of its own would: at its last checkpoint. */
   readonly onProgress?: (progress: TrainingProgress) => void;
   /** Where it is told in words how training goes: a progress bar on a terminal, lines elsewhere. `null`: nowhere. Default: stderr. */
   readonly output?: NodeJS.WritableStream | null;
@@ -68,7 +68,7 @@ export interface TrainResult {
 export async function train(config: TrainingConfig, options: TrainOptions): Promise<TrainResult> {
   checkTrainingConfig(config);
   checkOptions('train', options);
-  checkFolder(options.runFolder);
+  checkFolder(options.runFolder, 'runFolder');
   const { onProgress } = options;
   const stream = options.output === null ? nowhere() : options.output;
   const output = new TrainingConsole({ steps: config.steps, ...(stream && { stream }) });
