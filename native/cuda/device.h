@@ -48,7 +48,9 @@ class CudaDevice final : public Device {
   const cuda::DeviceProperties& properties() const { return properties_; }
   const cuda::Stream& stream() const { return stream_; }
   // A word that kernels set when what they were given at run time does not fit, such as offsets that fall; looked at by
-  // synchronize, which throws ERR_INVALID_ARGUMENT with the text of the bit.
+  // synchronize, which throws ERR_INVALID_ARGUMENT with the text of the bit. On the CPU an operator that complains is the last
+  // of its run; here those behind it run too, and what they write means nothing. The optimizer looks at the word for itself,
+  // and changes nothing.
   int* complaints() { return reinterpret_cast<int*>(complaints_->data()); }
   // A bit of the word, for this text.
   int complaint(const std::string& text);

@@ -9,7 +9,9 @@
 // adamw: one launch for all parameters and, with `average`, their moving average. Each thread takes 4 elements at a time of
 // its block's kElementsOfStep, finds their segment (a parameter's tensor, with rate and decay of its own) by bisection once,
 // and walks on from there. Every block checks the segments for itself before it writes anything: a few hundred numbers from the
-// second-level cache against 114 KB of parameters. Cost: reads 16 and writes 12 bytes an element, 8 more for the average.
+// second-level cache against 114 KB of parameters. Where an earlier operator of the run has complained (device.h), nothing
+// changes, as with a norm that is not finite: parameters are updated in place, and the host hears of it only when the run is
+// over. Cost: reads 16 and writes 12 bytes an element, 8 more for the average.
 #include "cuda/operators/launching.h"
 #include "cuda/operators/sums.cuh"
 #include "cuda/operators/vectors.cuh"
@@ -162,7 +164,7 @@ __global__ void __launch_bounds__(kThreads) adamw_kernel(Step g) {
   const int64_t end = min(g.count, (blockIdx.x + int64_t{1}) * kElementsOfStep);
   constexpr int64_t kStep = int64_t{kThreads} * width;
   const float norm = *g.norm;
-  if (norm - norm != 0.0f) {  // not finite
+  if (norm - norm != 0.0f || *g.complaints != 0) {  // not finite, or made of what an earlier operator complains of
     for (int64_t i = begin; i < end; i += kStep) {
       keep<width>(g.values, g.values_out, i, g.count);
       keep<width>(g.first, g.first_out, i, g.count);
