@@ -15,9 +15,9 @@ __device__ __forceinline__ unsigned shared_address(const void* pointer) {
   return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
 }
 
-// Four (two) matrices of 8 × 8 16-bit elements from shared memory. Lane i gives the address of row i % 8 of matrix i / 8,
-// 16-byte aligned; register j of lane l receives elements 2 (l % 4) and 2 (l % 4) + 1 of row l / 4 of matrix j. `_transposed`:
-// of column l / 4. Of two matrices, the addresses of lanes 16 to 31 are not used.
+// Four matrices of 8 × 8 16-bit elements from shared memory. Lane i gives the address of row i % 8 of matrix i / 8, 16-byte
+// aligned; register j of lane l receives elements 2 (l % 4) and 2 (l % 4) + 1 of row l / 4 of matrix j. `_transposed`: of
+// column l / 4.
 __device__ __forceinline__ uint4 ldmatrix_x4(const void* row) {
   uint4 r;
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -31,24 +31,6 @@ __device__ __forceinline__ uint4 ldmatrix_x4_transposed(const void* row) {
   uint4 r;
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w)
-               : "r"(shared_address(row))
-               : "memory");
-  return r;
-}
-
-__device__ __forceinline__ uint2 ldmatrix_x2(const void* row) {
-  uint2 r;
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
-               : "=r"(r.x), "=r"(r.y)
-               : "r"(shared_address(row))
-               : "memory");
-  return r;
-}
-
-__device__ __forceinline__ uint2 ldmatrix_x2_transposed(const void* row) {
-  uint2 r;
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
-               : "=r"(r.x), "=r"(r.y)
                : "r"(shared_address(row))
                : "memory");
   return r;
@@ -116,7 +98,7 @@ __device__ __forceinline__ void store_vector(void* to, V value) {
   *reinterpret_cast<V*>(to) = value;
 }
 
-// 2 to the power of x, and the reciprocal square root, to 2 units in the last place (CUDA's and the processor's own).
+// 2 to the power of x, to 2 units in the last place (the processor's own).
 __device__ __forceinline__ float fast_exp2(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));

@@ -55,8 +55,7 @@ Devices find_devices() {
                        std::to_string(properties.minor) + ", 8.0 or newer is needed";
       break;  // numbers stay the runtime's own
     }
-    devices.found.push_back({properties.name, capability, properties.multiProcessorCount, properties.totalGlobalMem,
-                             properties.sharedMemPerBlockOptin});
+    devices.found.push_back({properties.name, capability, properties.multiProcessorCount, properties.totalGlobalMem});
   }
   return devices;
 }
@@ -75,15 +74,6 @@ Stream::Stream(int device) : device_(device) {
 Stream::~Stream() { cudaStreamDestroy(handle_of(*this)); }
 
 void Stream::synchronize() const { check(cudaStreamSynchronize(handle_of(*this)), "kernels"); }
-
-void Stream::wait_for(const Stream& other) const {
-  cudaEvent_t event;
-  check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "event");
-  const cudaError_t recorded = cudaEventRecord(event, handle_of(other));
-  const cudaError_t waited = recorded == cudaSuccess ? cudaStreamWaitEvent(handle_of(*this), event, 0) : recorded;
-  cudaEventDestroy(event);  // takes effect when the event is over
-  check(waited, "event");
-}
 
 Event::Event(int device) {
   use_device(device);
@@ -169,10 +159,6 @@ void copy_to_device(const Stream& stream, std::byte* to, const void* from, size_
 
 void copy_to_host(const Stream& stream, void* to, const std::byte* from, size_t bytes) {
   if (bytes > 0) check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, handle_of(stream)), "copy to the host");
-}
-
-void copy_on_device(const Stream& stream, std::byte* to, const std::byte* from, size_t bytes) {
-  if (bytes > 0) check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, handle_of(stream)), "copy on the device");
 }
 
 void fill_zeros(const Stream& stream, std::byte* to, size_t bytes) {

@@ -15,7 +15,6 @@ struct DeviceProperties {
   int compute_capability = 0;  // 80 for 8.0
   int multiprocessors = 0;
   size_t memory_bytes = 0;
-  size_t shared_bytes_per_block = 0;  // at most, asked for
 };
 
 // The devices there are; when there are none, `reason` says why: no driver, a driver that is too old and which one is needed,
@@ -40,8 +39,6 @@ class Stream {
 
   // Waits for all work; throws what failed in it.
   void synchronize() const;
-  // Work that comes after on this stream waits for all that `other` was given until now.
-  void wait_for(const Stream& other) const;
   void* handle() const { return handle_; }
   int device() const { return device_; }
 
@@ -78,7 +75,6 @@ void release_pinned(std::byte* memory) noexcept;
 // Copies return before they are done when the host's memory is page-locked.
 void copy_to_device(const Stream& stream, std::byte* to, const void* from, size_t bytes);
 void copy_to_host(const Stream& stream, void* to, const std::byte* from, size_t bytes);
-void copy_on_device(const Stream& stream, std::byte* to, const std::byte* from, size_t bytes);
 void fill_zeros(const Stream& stream, std::byte* to, size_t bytes);
 
 // The work that `body` gives to the stream, recorded once to be repeated with one call.

@@ -137,8 +137,8 @@ __global__ void product_kernel(const bf16* a, const bf16* b, float* c) {
   for (int i = lane; i < 128; i += kWarp) shared[256 + i] = b[i];
   __syncwarp();
   const uint4 left = ldmatrix_x4(shared + lane % 16 * 16 + lane / 16 * 8);
-  const uint2 right = ldmatrix_x2_transposed(shared + 256 + lane % 16 * 8);
-  const float4 d = mma_bf16(left, right, make_float4(0.0f, 0.0f, 0.0f, 0.0f));
+  const uint4 right = ldmatrix_x4_transposed(shared + 256 + lane % 16 * 8);  // twice the same two matrices
+  const float4 d = mma_bf16(left, make_uint2(right.x, right.y), make_float4(0.0f, 0.0f, 0.0f, 0.0f));
   const int row = lane / 4, column = lane % 4 * 2;
   store_vector(c + row * 8 + column, make_float2(d.x, d.y));
   store_vector(c + (row + 8) * 8 + column, make_float2(d.z, d.w));
@@ -340,14 +340,16 @@ void test_streams() {
     const Stream writer(0), reader(0);
     float value = -1.0f;
     launch<fill_kernel>(writer, 1, kWarp, 0, x.data, 7.0f);
-    if (waits) reader.wait_for(writer);
+    Event filled(0);
+    filled.record(writer);
+    if (waits) filled.synchronize();
     copy_to_host(reader, &value, x.bytes(), sizeof value);
     check(value == -1.0f, "nothing runs before somebody waits for it");
     reader.synchronize();
-    if (waits) check(value == 7.0f, "what a stream waits for is done first");
+    if (waits) check(value == 7.0f, "what has been waited for is done first");
     missed += !waits && value != 7.0f;
   }
-  check(missed > 0, "a stream that does not wait for another misses its work");
+  check(missed > 0, "a stream misses another's work that nobody has waited for");
 
   const Array<float> x(std::vector<float>(kWarp, 0.0f));
   const Stream stream(0);

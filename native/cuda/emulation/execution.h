@@ -61,7 +61,6 @@ inline float __uint_as_float(unsigned bits) {
   return x;
 }
 inline uint16_t __bfloat16_as_ushort(__nv_bfloat16 x) { return x.bits; }
-inline __nv_bfloat16 __ushort_as_bfloat16(uint16_t bits) { return {bits}; }
 inline float __bfloat162float(__nv_bfloat16 x) { return __uint_as_float(static_cast<unsigned>(x.bits) << 16); }
 // To nearest, ties to even; NaN stays NaN.
 inline __nv_bfloat16 __float2bfloat16_rn(float x) {
@@ -69,7 +68,6 @@ inline __nv_bfloat16 __float2bfloat16_rn(float x) {
   if (std::isnan(x)) return {0x7fff};
   return {static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16)};
 }
-inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 // Of x half turns.
 inline double cospi(double x) { return std::cos(3.14159265358979323846 * x); }
 inline double sinpi(double x) { return std::sin(3.14159265358979323846 * x); }
@@ -93,11 +91,8 @@ inline int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
 #define __syncwarp(...) ::omni_id::emulation::synchronize_warp(OMNI_ID_HERE __VA_OPT__(, ) __VA_ARGS__)
 #define __shfl_sync(mask, value, lane) ::omni_id::emulation::shuffle(OMNI_ID_HERE, mask, value, lane)
 #define __shfl_xor_sync(mask, value, bits) ::omni_id::emulation::shuffle_xor(OMNI_ID_HERE, mask, value, bits)
-#define __shfl_down_sync(mask, value, delta) ::omni_id::emulation::shuffle_down(OMNI_ID_HERE, mask, value, delta)
 #define __shfl_up_sync(mask, value, delta) ::omni_id::emulation::shuffle_up(OMNI_ID_HERE, mask, value, delta)
 #define __ballot_sync(mask, predicate) ::omni_id::emulation::ballot(OMNI_ID_HERE, mask, predicate)
-#define __any_sync(mask, predicate) (::omni_id::emulation::ballot(OMNI_ID_HERE, mask, predicate) != 0u)
-#define __all_sync(mask, predicate) (::omni_id::emulation::ballot(OMNI_ID_HERE, mask, predicate) == 0xffffffffu)
 
 // One array for the whole block, the same at every thread: known by its place in the source.
 #define OMNI_ID_SHARED(T, name, count) \
@@ -131,10 +126,6 @@ T shuffle(Place at, unsigned mask, T value, int lane) {
 template <typename T>
 T shuffle_xor(Place at, unsigned mask, T value, int bits) {
   return from_bits<T>(shuffle_bits(at, mask, bits_of(value), lane_index() ^ bits));
-}
-template <typename T>
-T shuffle_down(Place at, unsigned mask, T value, unsigned delta) {
-  return from_bits<T>(shuffle_bits(at, mask, bits_of(value), lane_index() + static_cast<int>(delta)));
 }
 template <typename T>
 T shuffle_up(Place at, unsigned mask, T value, unsigned delta) {

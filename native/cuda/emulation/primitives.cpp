@@ -37,20 +37,19 @@ void multiply(void* const* slots, const float (&a)[16][k], const float (&b)[k][8
 
 }  // namespace
 
-uint4 load_matrices(Place at, const void* row, int matrices, bool transposed) {
+uint4 load_matrices(Place at, const void* row, bool transposed) {
   struct Slot {
     const uint16_t* row;
     uint4 result;
     bool transposed;
-    int matrices;
-  } slot{static_cast<const uint16_t*>(row), {}, transposed, matrices};
-  if (static_cast<int>(running->actor.thread % kLanes) < 8 * matrices) access(row, 16, false, at);
+  } slot{static_cast<const uint16_t*>(row), {}, transposed};
+  access(row, 16, false, at);
   with_warp(at, "ldmatrix", 0xffffffffu, &slot, [](void* const* slots) {
     const Slot& first = *static_cast<Slot*>(slots[0]);
     for (int lane = 0; lane < kLanes; ++lane) {
       Slot& mine = *static_cast<Slot*>(slots[lane]);
       unsigned* result[4] = {&mine.result.x, &mine.result.y, &mine.result.z, &mine.result.w};
-      for (int matrix = 0; matrix < first.matrices; ++matrix) {
+      for (int matrix = 0; matrix < 4; ++matrix) {
         uint16_t element[2];
         for (int i = 0; i < 2; ++i) {
           const int r = first.transposed ? lane % 4 * 2 + i : lane / 4, c = first.transposed ? lane / 4 : lane % 4 * 2 + i;

@@ -6,7 +6,7 @@
 
 namespace omni_id::emulation {
 
-uint4 load_matrices(Place at, const void* row, int matrices, bool transposed);
+uint4 load_matrices(Place at, const void* row, bool transposed);
 float4 multiply_bf16(Place at, uint4 a, uint2 b, float4 d);
 float4 multiply_tf32(Place at, uint4 a, uint2 b, float4 d);
 void copy_async(Place at, void* shared, const void* global, int bytes, int valid);
@@ -19,21 +19,14 @@ void copy_unseen(void* to, const void* from, size_t bytes);
 
 }  // namespace omni_id::emulation
 
-#define ldmatrix_x4(row) ::omni_id::emulation::load_matrices(OMNI_ID_HERE, row, 4, false)
-#define ldmatrix_x4_transposed(row) ::omni_id::emulation::load_matrices(OMNI_ID_HERE, row, 4, true)
-#define ldmatrix_x2(row) ::omni_id::emulation::load_two_matrices(OMNI_ID_HERE, row, false)
-#define ldmatrix_x2_transposed(row) ::omni_id::emulation::load_two_matrices(OMNI_ID_HERE, row, true)
+#define ldmatrix_x4(row) ::omni_id::emulation::load_matrices(OMNI_ID_HERE, row, false)
+#define ldmatrix_x4_transposed(row) ::omni_id::emulation::load_matrices(OMNI_ID_HERE, row, true)
 #define mma_bf16(...) ::omni_id::emulation::multiply_bf16(OMNI_ID_HERE, __VA_ARGS__)
 #define mma_tf32(...) ::omni_id::emulation::multiply_tf32(OMNI_ID_HERE, __VA_ARGS__)
 #define cp_async_16(...) ::omni_id::emulation::copy_async_of<16>(OMNI_ID_HERE, __VA_ARGS__)
 #define cp_async_4(...) ::omni_id::emulation::copy_async_of<4>(OMNI_ID_HERE, __VA_ARGS__)
 
 namespace omni_id::emulation {
-
-inline uint2 load_two_matrices(Place at, const void* row, bool transposed) {
-  const uint4 r = load_matrices(at, row, 2, transposed);
-  return {r.x, r.y};
-}
 
 template <int bytes>
 void copy_async_of(Place at, void* shared, const void* global, int valid = bytes) {

@@ -18,17 +18,10 @@ namespace omni_id::emulation {
 namespace {
 
 using Operation = std::function<void()>;
-struct Queued;
-
-struct Work {
-  Operation run;  // null: waits for `other` to have done `count` operations
-  Queued* other = nullptr;
-  uint64_t count = 0;
-};
 
 // A stream's work that has not run yet.
 struct Queued {
-  std::deque<Work> work;
+  std::deque<Operation> work;
   uint64_t given = 0, done = 0;
   std::vector<Operation>* recording = nullptr;
 };
@@ -71,23 +64,18 @@ void give(const cuda::Stream& stream, Operation operation) {
     return;
   }
   ++queue.given;
-  queue.work.push_back({std::move(operation), nullptr, 0});
+  queue.work.push_back(std::move(operation));
 }
 
-// Runs one operation of some stream that has one that nothing holds back.
+// Runs the next operation of some stream that has one.
 void run_one() {
   Streams& s = streams();
   std::vector<Queued*> able;
   for (Queued* queue : s.all) {
-    while (!queue->work.empty() && !queue->work.front().run &&
-           (!s.all.count(queue->work.front().other) || queue->work.front().other->done >= queue->work.front().count)) {
-      queue->work.pop_front();
-    }
-    if (!queue->work.empty() && queue->work.front().run) able.push_back(queue);
+    if (!queue->work.empty()) able.push_back(queue);
   }
-  if (able.empty()) throw EngineError(kDevice, "emulated streams wait for each other for ever");
   Queued* chosen = able[s.random() % able.size()];
-  const Operation run = std::move(chosen->work.front().run);
+  const Operation run = std::move(chosen->work.front());
   chosen->work.pop_front();
   ++chosen->done;
   run();
@@ -144,7 +132,6 @@ Devices find_devices() {
                 std::to_string(device.compute_capability % 10);
   device.multiprocessors = 4;
   device.memory_bytes = device_memory_limit();
-  device.shared_bytes_per_block = largest_shared_bytes(device.compute_capability);
   const char* count = std::getenv("OMNI_ID_EMULATED_DEVICES");
   return {std::vector<DeviceProperties>(count && *count ? static_cast<size_t>(std::atoi(count)) : 1, device), {}};
 }
@@ -173,12 +160,6 @@ Stream::~Stream() {
 void Stream::synchronize() const {
   const std::lock_guard lock(streams().mutex);
   drain(queued(*this));
-}
-
-void Stream::wait_for(const Stream& other) const {
-  const std::lock_guard lock(streams().mutex);
-  Queued& mine = queued(*this);
-  mine.work.push_back({nullptr, &queued(other), queued(other).given});
 }
 
 Event::Event(int) : handle_(new Mark) {}
@@ -216,14 +197,6 @@ void copy_to_device(const Stream& stream, std::byte* to, const void* from, size_
 
 void copy_to_host(const Stream& stream, void* to, const std::byte* from, size_t bytes) {
   give(stream, [=] {
-    check_allocated(from, bytes, "what is copied");
-    copy_bytes(to, from, bytes);
-  });
-}
-
-void copy_on_device(const Stream& stream, std::byte* to, const std::byte* from, size_t bytes) {
-  give(stream, [=] {
-    check_allocated(to, bytes, "what is copied to");
     check_allocated(from, bytes, "what is copied");
     copy_bytes(to, from, bytes);
   });

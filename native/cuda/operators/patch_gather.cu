@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(kPatchThreads)
       const bool is_patch = first_column + i < grid.columns && patch < grid.patches;
       bool others = false;
       int k = visible.patches ? -1 : patch;
-      if (is_patch && visible.patches) k = row_of(visible, of_image, 0, patch, &others);
+      if (is_patch && visible.patches) k = row_of(visible, of_image, patch, &others);
       if (lane == 0) {
         row_at[i] = is_patch ? k : -1;
         repeated[i] = others;

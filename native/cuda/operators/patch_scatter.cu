@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(kPatchThreads, kLeastBlocks)
     const int32_t* of_image = visible.patches + image * visible.per_image;
     if (patch == 0) check_range(visible, of_image, patches);
     bool others;
-    const int k = row_of(visible, of_image, 0, patch, &others);
+    const int k = row_of(visible, of_image, patch, &others);
     if (others && lane == 0) visible.complain();
     float* to = out + (image * patches + patch) * out_stride;
     const T* from = rows + (image * visible.per_image + max(k, 0)) * stride;
@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(kPatchThreads, kLeastBlocks)
       const int32_t* of_image = visible.patches + image * visible.per_image;
       if (patch == 0 && blockIdx.y == 0) check_range(visible, of_image, patches);
       bool others;
-      const int k = row_of(visible, of_image, 0, patch, &others);
+      const int k = row_of(visible, of_image, patch, &others);
       if (others && lane == 0) visible.complain();
       add_to(sum, v[i]);
       if (k < 0) {

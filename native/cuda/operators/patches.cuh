@@ -23,13 +23,13 @@ struct Visible {
   __device__ void complain() const { atomicOr(complaints, complaint); }
 };
 
-// The number k of the first of an image's rows from `begin` on that holds `patch`, or −1; by a whole warp, the same in all of
-// its lanes. `others`: whether there are more.
-__device__ __forceinline__ int row_of(const Visible& visible, const int32_t* of_image, int begin, int patch, bool* others) {
+// The number k of the first of an image's rows that holds `patch`, or −1; by a whole warp, the same in all of its lanes.
+// `others`: whether there are more.
+__device__ __forceinline__ int row_of(const Visible& visible, const int32_t* of_image, int patch, bool* others) {
   const int lane = threadIdx.x % kWarp;
   int first = -1;
   *others = false;
-  for (int base = begin; base < visible.per_image; base += kWarp) {
+  for (int base = 0; base < visible.per_image; base += kWarp) {
     const int k = base + lane;
     const unsigned found = __ballot_sync(kFullMask, k < visible.per_image && of_image[k] == patch);
     if (found == 0) continue;
