@@ -57,18 +57,20 @@ __global__ void __launch_bounds__(kThreads)
 constexpr int kWarps = kThreads / kWarp;
 constexpr int64_t kRowsPerBlock = 128;
 
-// partial[block, column] = Σ of the block's rows.
+// partial[block, column] = Σ of the block's rows. Blocks lie along x alone, those of the same rows behind each other: neither
+// rows nor columns end at the 65,535 blocks that a grid has along y.
 template <typename T, int width>
 __global__ void __launch_bounds__(kThreads)
     column_sums_kernel(Matrix<const T> x, int64_t rows, int64_t columns, float* partial) {
   OMNI_ID_SHARED(float, sums, kThreads* width);  // [warp, element, lane]: lanes are neighbours, and meet no bank twice
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  const int64_t column = (int64_t{blockIdx.y} * kWarp + lane) * width;
-  const int64_t end = min(rows, (int64_t{blockIdx.x} + 1) * kRowsPerBlock);
+  const unsigned across = static_cast<unsigned>((columns + kWarp * width - 1) / (kWarp * width));  // blocks
+  const int64_t block = blockIdx.x / across, column = (int64_t{blockIdx.x % across} * kWarp + lane) * width;
+  const int64_t end = min(rows, (block + 1) * kRowsPerBlock);
   float total[width] = {};
   if (column < columns) {
 #pragma unroll 4
-    for (int64_t row = int64_t{blockIdx.x} * kRowsPerBlock + warp; row < end; row += kWarps) {
+    for (int64_t row = block * kRowsPerBlock + warp; row < end; row += kWarps) {
       float values[width];
       load_floats(x.row(row) + column, values);
 #pragma unroll
@@ -83,7 +85,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
       for (int i = 0; i < width; ++i) total[i] += sums[(other * width + i) * kWarp + lane];
     }
-    store_floats(partial + int64_t{blockIdx.x} * columns + column, total);
+    store_floats(partial + block * columns + column, total);
   }
 }
 
@@ -190,7 +192,7 @@ class ColumnSumsKernel final : public CudaKernel {
 
   template <typename T, int width>
   void start(const KernelCall& call, const Stream& stream) {
-    launch<column_sums_kernel<T, width>>(stream, dim3(static_cast<unsigned>(blocks()), blocks_for(columns_, kWarp * width)),
+    launch<column_sums_kernel<T, width>>(stream, dim3(static_cast<unsigned>(blocks()) * blocks_for(columns_, kWarp * width)),
                                          kThreads, 0, matrix<const T>(call.inputs[0]), rows_, columns_,
                                          reinterpret_cast<float*>(call.workspace));
   }
