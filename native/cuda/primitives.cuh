@@ -113,6 +113,8 @@ namespace omni_id::cuda {
 
 constexpr int kWarp = 32;
 constexpr unsigned kFullMask = 0xffffffffu;
+// A row of a matrix that ldmatrix reads, and the most that a cp.async moves.
+constexpr int kChunkBytes = 16;
 
 __device__ __forceinline__ float to_float(float x) { return x; }
 __device__ __forceinline__ float to_float(bf16 x) { return __bfloat162float(x); }

@@ -10,7 +10,6 @@ namespace omni_id::cuda {
 
 constexpr int kAttentionThreads = 128;
 constexpr int kAttentionWarps = kAttentionThreads / kWarp;
-constexpr int kChunkBytes = 16;
 constexpr int kStages = 2;  // tiles of other rows: one that is read and one that is on its way
 
 // Rows of one head in global memory.

@@ -195,10 +195,9 @@ class ConcatRowsGradientKernel final : public PiecesKernel {
 
   template <typename T, int width>
   void start(const KernelCall& call, const Stream& stream) {
-    const int64_t column_blocks = std::clamp<int64_t>(divided_up(columns_, kWarp * kColumns), 1, 65535);
-    launch<concat_rows_gradient_kernel<T, width>>(stream, dim3(blocks(source_rows_), static_cast<unsigned>(column_blocks)),
-                                                  kThreads, 0, pieces(call), matrix<const T>(call.inputs[0]),
-                                                  matrix<T>(call.outputs[0]), columns_);
+    const unsigned column_blocks = along_yz(std::max<int64_t>(1, divided_up(columns_, kWarp * kColumns)));
+    launch<concat_rows_gradient_kernel<T, width>>(stream, dim3(blocks(source_rows_), column_blocks), kThreads, 0, pieces(call),
+                                                  matrix<const T>(call.inputs[0]), matrix<T>(call.outputs[0]), columns_);
   }
 
   DType dtype_;

@@ -90,8 +90,8 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // Rows and columns as kernels see them that treat all elements alike: one row when no view has gaps between its rows.
-struct Extent {
-  Extent(const TensorType& type, const KernelCall& call) : rows(type.rows()), columns(type.columns()) {
+struct Elements {
+  Elements(const TensorType& type, const KernelCall& call) : rows(type.rows()), columns(type.columns()) {
     bool gaps = false;
     for (const TensorView& view : call.inputs) gaps = gaps || view.row_stride != columns;
     for (const TensorView& view : call.outputs) gaps = gaps || view.row_stride != columns;
@@ -109,9 +109,7 @@ struct Extent {
     return can;
   }
 
-  dim3 grid(int64_t width) const {
-    return dim3(blocks_for(columns, kThreads * width), static_cast<unsigned>(std::min<int64_t>(rows, 65535)));
-  }
+  dim3 grid(int64_t width) const { return dim3(blocks_for(columns, kThreads * width), along_yz(rows)); }
 
   int64_t rows, columns;
 };
@@ -122,16 +120,17 @@ class AddKernel final : public CudaKernel {
 
  private:
   void enqueue(const KernelCall& call, const Stream& stream) override {
-    const Extent extent(type_, call);
+    const Elements elements(type_, call);
     with_type(type_.dtype, [&]<typename T>(T) {
-      extent.takes_vectors(call, kWidth<T>) ? start<T, kWidth<T>>(extent, call, stream) : start<T, 1>(extent, call, stream);
+      elements.takes_vectors(call, kWidth<T>) ? start<T, kWidth<T>>(elements, call, stream)
+                                              : start<T, 1>(elements, call, stream);
     });
   }
 
   template <typename T, int width>
-  void start(const Extent& extent, const KernelCall& call, const Stream& stream) {
-    launch<add_kernel<T, width>>(stream, extent.grid(width), kThreads, 0, matrix<const T>(call.inputs[0]),
-                                 matrix<const T>(call.inputs[1]), matrix<T>(call.outputs[0]), extent.rows, extent.columns);
+  void start(const Elements& elements, const KernelCall& call, const Stream& stream) {
+    launch<add_kernel<T, width>>(stream, elements.grid(width), kThreads, 0, matrix<const T>(call.inputs[0]),
+                                 matrix<const T>(call.inputs[1]), matrix<T>(call.outputs[0]), elements.rows, elements.columns);
   }
 
   TensorType type_;
@@ -147,23 +146,23 @@ class ActivationGradientKernel final : public CudaKernel {
 
  private:
   void enqueue(const KernelCall& call, const Stream& stream) override {
-    const Extent extent(type_, call);
+    const Elements elements(type_, call);
     with_type(type_.dtype, [&]<typename T>(T) {
       with_type(x_dtype_, [&]<typename X>(X) {
         with_activation(activation_, [&]<typename A>(A) {
           constexpr int kMost = kWidth<T, X>;
-          extent.takes_vectors(call, kMost) ? start<T, X, A::value, kMost>(extent, call, stream)
-                                            : start<T, X, A::value, 1>(extent, call, stream);
+          elements.takes_vectors(call, kMost) ? start<T, X, A::value, kMost>(elements, call, stream)
+                                              : start<T, X, A::value, 1>(elements, call, stream);
         });
       });
     });
   }
 
   template <typename T, typename X, Activation activation, int width>
-  void start(const Extent& extent, const KernelCall& call, const Stream& stream) {
+  void start(const Elements& elements, const KernelCall& call, const Stream& stream) {
     launch<activation_gradient_kernel<T, X, activation, width>>(
-        stream, extent.grid(width), kThreads, 0, matrix<const T>(call.inputs[0]), matrix<const X>(call.inputs[1]),
-        matrix<T>(call.outputs[0]), extent.rows, extent.columns);
+        stream, elements.grid(width), kThreads, 0, matrix<const T>(call.inputs[0]), matrix<const X>(call.inputs[1]),
+        matrix<T>(call.outputs[0]), elements.rows, elements.columns);
   }
 
   TensorType type_;

@@ -16,7 +16,6 @@ namespace omni_id::cuda {
 
 enum class Contiguous { depth, rows };
 
-constexpr int kChunkBytes = 16;
 constexpr int kDepthBytes = 64;
 constexpr int kStepBytes = 32;  // the depth of one mma: 16 in bf16, 8 in tf32
 constexpr int kSteps = kDepthBytes / kStepBytes;

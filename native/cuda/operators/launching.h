@@ -15,6 +15,10 @@ inline int64_t divided_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // Blocks along one dimension of a grid.
 inline unsigned blocks_for(int64_t items, int64_t per_block) { return static_cast<unsigned>(divided_up(items, per_block)); }
 
+// Blocks along y or z, which take fewer than x: kernels walk through what is beyond.
+inline constexpr int64_t kMostAlongYZ = 65535;
+inline unsigned along_yz(int64_t n) { return static_cast<unsigned>(std::min(n, kMostAlongYZ)); }
+
 // body(float{}) or body(bf16{}).
 template <typename Body>
 void with_type(DType dtype, Body&& body) {

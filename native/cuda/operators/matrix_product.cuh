@@ -66,7 +66,7 @@ class Operand {
   ReadyOperand ready(const Stream& stream, const TensorView& view, std::byte* workspace) const {
     const int64_t from_stride = is_matrix_ ? view.row_stride : columns_;
     if (!converts()) return {view.data, from_stride};
-    const dim3 grid(blocks_for(columns_, 4 * kConversionThreads), static_cast<unsigned>(std::min<int64_t>(rows_, 65535)));
+    const dim3 grid(blocks_for(columns_, 4 * kConversionThreads), along_yz(rows_));
     with_type(from_, [&]<typename From>(From) {
       with_type(to_, [&]<typename To>(To) {
         launch<convert_kernel<From, To>>(stream, grid, kConversionThreads, 0, view.as<const From>(), from_stride,
@@ -130,8 +130,7 @@ class MatrixProduct {
     Extent extent = extent_;
     epilogue.rows = extent.rows;
     epilogue.columns = extent.columns;
-    const dim3 element_blocks(blocks_for(extent.columns, kElementColumns),
-                              static_cast<unsigned>(std::min<int64_t>(divided_up(extent.rows, kElementRows), 65535)));
+    const dim3 element_blocks(blocks_for(extent.columns, kElementColumns), along_yz(divided_up(extent.rows, kElementRows)));
     if constexpr (std::is_same_v<typename Left::Element, float>) {
       if (extent.depth < kLeastDepthF32) {
         launch<thin_kernel<Left, Right>>(stream, element_blocks, kElementThreads, 0, left, right,

@@ -180,7 +180,7 @@ class PatchEmbeddingGradientKernel final : public CudaKernel {
  private:
   void enqueue(const KernelCall& call, const Stream& stream) override {
     const TensorView &dy = call.inputs[0], &dpatches = call.outputs[0], &dpositions = call.outputs[2];
-    const dim3 grid(blocks_for(columns_, kThreads), static_cast<unsigned>(std::min<int64_t>(tokens_, 65535)));
+    const dim3 grid(blocks_for(columns_, kThreads), along_yz(tokens_));
     with_type(dtype_, [&]<typename T>(T) {
       launch<patch_embedding_gradient_kernel<T>>(stream, grid, kThreads, 0, dy.as<const float>(), dy.row_stride, images_,
                                                  tokens_, columns_, dpatches.as<T>(), dpatches.row_stride,

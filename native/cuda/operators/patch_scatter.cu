@@ -8,11 +8,11 @@
 // Strategy: patches.cuh, and
 //   scatter: a warp a row, kUnrolled accesses of 16 bytes a lane under way where widths and addresses allow it.
 //   gradient: a warp kWarp · 4 columns of one patch in all images, kImages loads under way at a time; what is the mask token's
-//     lies in the workspace [patches, width] and is summed over the patches by a second kernel, in which a block takes 32
-//     columns, each of its warps every eighth patch.
-// Shared memory: 1 KB in the sum. Registers: 48 in the scatter, 66 in its gradient; no spills on sm_80, 86, 89, 90, 100 and
-// 120.
+//     lies in the workspace [patches, columns] and is summed over the patches by partial_sums.cu.
+// Registers: 48 in the scatter, 66 in its gradient; no spills on sm_80, 86, 89, 90, 100 and 120.
+#include "cuda/operators/partial_sums.h"
 #include "cuda/operators/patches.cuh"
+#include "cuda/operators/vectors.cuh"
 
 namespace omni_id::cuda {
 
@@ -24,48 +24,17 @@ constexpr int kLeastBlocks = 3;
 constexpr int kImages = 4;  // whose rows are under way in the gradient
 constexpr const char* kMustHold = "visible must hold numbers of the image's patches, none of them twice";
 
-// kColumns neighbouring values of a row, one or four.
-template <int kColumns>
-struct Values {
-  float of[kColumns];
-};
-
-template <int kColumns>
-__device__ __forceinline__ Values<kColumns> load(const float* from) {
-  if constexpr (kColumns == 1) return {{from[0]}};
-  if constexpr (kColumns == 4) {
-    const float4 v = load_vector<float4>(from);
-    return {{v.x, v.y, v.z, v.w}};
-  }
-}
-template <int kColumns>
-__device__ __forceinline__ Values<kColumns> load(const bf16* from) {
-  if constexpr (kColumns == 1) return {{to_float(from[0])}};
-  if constexpr (kColumns == 4) {
-    const uint2 v = load_vector<uint2>(from);
-    return {{low_bf16(v.x), high_bf16(v.x), low_bf16(v.y), high_bf16(v.y)}};
-  }
-}
-template <int kColumns>
-__device__ __forceinline__ void store(float* to, const Values<kColumns>& v) {
-  if constexpr (kColumns == 1) to[0] = v.of[0];
-  if constexpr (kColumns == 4) store_vector(to, make_float4(v.of[0], v.of[1], v.of[2], v.of[3]));
-}
-template <int kColumns>
-__device__ __forceinline__ void store(bf16* to, const Values<kColumns>& v) {
-  if constexpr (kColumns == 1) to[0] = from_float<bf16>(v.of[0]);
-  if constexpr (kColumns == 4) store_vector(to, make_uint2(pack_bf16(v.of[0], v.of[1]), pack_bf16(v.of[2], v.of[3])));
-}
-template <int kColumns>
-__device__ __forceinline__ void add_to(Values<kColumns>& sum, const Values<kColumns>& v) {
+template <int width>
+__device__ __forceinline__ void add_to(float (&sum)[width], const float (&x)[width]) {
 #pragma unroll
-  for (int i = 0; i < kColumns; ++i) sum.of[i] += v.of[i];
+  for (int i = 0; i < width; ++i) sum[i] += x[i];
 }
 
-template <typename T, int kColumns>
+// width: neighbours that a lane moves at once, one or four.
+template <typename T, int width>
 __global__ void __launch_bounds__(kPatchThreads, kLeastBlocks)
     scatter_kernel(const T* __restrict__ rows, int64_t stride, Visible visible, const float* __restrict__ mask_token,
-                   const float* __restrict__ positions, int64_t positions_stride, int64_t count, int patches, int width,
+                   const float* __restrict__ positions, int64_t positions_stride, int64_t count, int patches, int columns,
                    float* __restrict__ out, int64_t out_stride) {
   const int lane = threadIdx.x % kWarp, patch = blockIdx.x * kPatchWarps + threadIdx.x / kWarp;
   if (patch >= patches) return;
@@ -79,27 +48,33 @@ __global__ void __launch_bounds__(kPatchThreads, kLeastBlocks)
     float* to = out + (image * patches + patch) * out_stride;
     const T* from = rows + (image * visible.per_image + max(k, 0)) * stride;
 #pragma unroll kUnrolled
-    for (int j = lane * kColumns; j < width; j += kWarp * kColumns) {
-      Values<kColumns> sum = load<kColumns>(position + j);
-      add_to(sum, k < 0 ? load<kColumns>(mask_token + j) : load<kColumns>(from + j));
-      store(to + j, sum);
+    for (int j = lane * width; j < columns; j += kWarp * width) {
+      float sum[width], token[width];
+      load_floats(position + j, sum);
+      if (k < 0) {
+        load_floats(mask_token + j, token);
+      } else {
+        load_floats(from + j, token);
+      }
+      add_to(sum, token);
+      store_floats(to + j, sum);
     }
   }
 }
 
-template <typename T, int kColumns>
+template <typename T, int width>
 __global__ void __launch_bounds__(kPatchThreads, kLeastBlocks)
-    scatter_gradient_kernel(const float* dy, int64_t stride, Visible visible, int64_t count, int patches, int width, T* drows,
+    scatter_gradient_kernel(const float* dy, int64_t stride, Visible visible, int64_t count, int patches, int columns, T* drows,
                             int64_t drows_stride, float* dpositions, int64_t dpositions_stride, float* masked) {
   const int lane = threadIdx.x % kWarp, patch = blockIdx.x * kPatchWarps + threadIdx.x / kWarp;
   if (patch >= patches) return;
-  const int j = (blockIdx.y * kWarp + lane) * kColumns;
-  Values<kColumns> sum = {}, masked_sum = {};
+  const int j = (blockIdx.y * kWarp + lane) * width;
+  float sum[width] = {}, masked_sum[width] = {};
   for (int64_t first = 0; first < count; first += kImages) {
-    Values<kColumns> v[kImages] = {};
+    float x[kImages][width] = {};
 #pragma unroll
     for (int i = 0; i < kImages; ++i) {
-      if (first + i < count && j < width) v[i] = load<kColumns>(dy + ((first + i) * patches + patch) * stride + j);
+      if (first + i < count && j < columns) load_floats(dy + ((first + i) * patches + patch) * stride + j, x[i]);
     }
 #pragma unroll
     for (int i = 0; i < kImages; ++i) {
@@ -110,53 +85,17 @@ __global__ void __launch_bounds__(kPatchThreads, kLeastBlocks)
       bool others;
       const int k = row_of(visible, of_image, patch, &others);
       if (others && lane == 0) visible.complain();
-      add_to(sum, v[i]);
-      if (k < 0) {
-        add_to(masked_sum, v[i]);
-      } else if (j < width) {
-        store(drows + (image * visible.per_image + k) * drows_stride + j, v[i]);
+      add_to(sum, x[i]);
+      if (k >= 0) {
+        if (j < columns) store_floats(drows + (image * visible.per_image + k) * drows_stride + j, x[i]);
+      } else {
+        add_to(masked_sum, x[i]);
       }
     }
   }
-  if (j >= width) return;
-  store(dpositions + patch * dpositions_stride + j, sum);
-  store(masked + int64_t{patch} * width + j, masked_sum);
-}
-
-// out[j] = Σ_p masked[p, j].
-__global__ void __launch_bounds__(kPatchThreads) mask_token_kernel(const float* masked, int patches, int width, float* out) {
-  OMNI_ID_SHARED(float, sums, kPatchThreads);
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, j = blockIdx.x * kWarp + lane;
-  float sum = 0.0f;
-  if (j < width) {
-#pragma unroll 4
-    for (int patch = warp; patch < patches; patch += kPatchWarps) sum += masked[int64_t{patch} * width + j];
-  }
-  sums[threadIdx.x] = sum;
-  __syncthreads();
-  if (warp != 0 || j >= width) return;
-  for (int other = 1; other < kPatchWarps; ++other) sum += sums[other * kWarp + lane];
-  out[j] = sum;
-}
-
-// Whether four columns at a time may be loaded or stored: the first of each row is aligned to them.
-bool by_fours(const TensorView& view) {
-  const size_t size = 4 * size_of(view.type.dtype);
-  return view.type.columns() % 4 == 0 && view.row_stride % 4 == 0 && reinterpret_cast<uintptr_t>(view.data) % size == 0;
-}
-
-// body(ColumnsConstant<…>{}).
-template <int kColumns>
-struct ColumnsConstant {
-  static constexpr int value = kColumns;
-};
-template <typename Body>
-void with_columns(bool fours, Body&& body) {
-  if (fours) {
-    body(ColumnsConstant<4>{});
-  } else {
-    body(ColumnsConstant<1>{});
-  }
+  if (j >= columns) return;
+  store_floats(dpositions + patch * dpositions_stride + j, sum);
+  store_floats(masked + int64_t{patch} * columns + j, masked_sum);
 }
 
 class PatchScatterKernel final : public PatchKernel {
@@ -166,25 +105,27 @@ class PatchScatterKernel final : public PatchKernel {
         rows_(a[0].dtype),
         images_(a.integer("images")),
         patches_(checked_int(a[3].shape[0], operators::patch_scatter.name, "patches")),
-        width_(checked_int(a[3].columns(), operators::patch_scatter.name, "columns")) {}
+        columns_(checked_int(a[3].columns(), operators::patch_scatter.name, "columns")) {}
 
  private:
   void enqueue(const KernelCall& call, const Stream& stream) override {
-    const TensorView &rows = call.inputs[0], &mask_token = call.inputs[2], &positions = call.inputs[3], &out = call.outputs[0];
-    const bool fours = by_fours(rows) && by_fours(mask_token) && by_fours(positions) && by_fours(out);
-    with_type(rows_, [&]<typename T>(T) {
-      with_columns(fours, [&]<typename C>(C) {
-        launch<scatter_kernel<T, C::value>>(stream, dim3(blocks_for(patches_, kPatchWarps), along_yz(images_)), kPatchThreads,
-                                            0, rows.as<const T>(), rows.row_stride, visible(call.inputs[1]),
-                                            mask_token.as<const float>(), positions.as<const float>(), positions.row_stride,
-                                            images_, patches_, width_, out.as<float>(), out.row_stride);
-      });
-    });
+    bool vectors = takes_vectors(call.outputs[0], 4);
+    for (const size_t i : {0, 2, 3}) vectors = vectors && takes_vectors(call.inputs[i], 4);
+    with_type(rows_, [&]<typename T>(T) { vectors ? start<T, 4>(call, stream) : start<T, 1>(call, stream); });
+  }
+
+  template <typename T, int width>
+  void start(const KernelCall& call, const Stream& stream) {
+    const TensorView &rows = call.inputs[0], &positions = call.inputs[3], &out = call.outputs[0];
+    launch<scatter_kernel<T, width>>(stream, dim3(blocks_for(patches_, kPatchWarps), along_yz(images_)), kPatchThreads, 0,
+                                     rows.as<const T>(), rows.row_stride, visible(call.inputs[1]),
+                                     call.inputs[2].as<const float>(), positions.as<const float>(), positions.row_stride,
+                                     images_, patches_, columns_, out.as<float>(), out.row_stride);
   }
 
   DType rows_;
   int64_t images_;
-  int patches_, width_;
+  int patches_, columns_;
 };
 
 class PatchScatterGradientKernel final : public PatchKernel {
@@ -194,35 +135,36 @@ class PatchScatterGradientKernel final : public PatchKernel {
         output_(dtype_named(a.text("output"))),
         images_(a.integer("images")),
         patches_(checked_int(a[0].shape[0] / images_, operators::patch_scatter_gradient.name, "patches")),
-        width_(checked_int(a[0].columns(), operators::patch_scatter_gradient.name, "columns")) {
-    require(width_ <= kMostAlongYZ * kWarp, operators::patch_scatter_gradient.name,
-            std::to_string(width_) + " columns, at most " + std::to_string(kMostAlongYZ * kWarp) + " on CUDA");
+        columns_(checked_int(a[0].columns(), operators::patch_scatter_gradient.name, "columns")) {
+    require(columns_ <= kMostAlongYZ * kWarp, operators::patch_scatter_gradient.name,
+            std::to_string(columns_) + " columns, at most " + std::to_string(kMostAlongYZ * kWarp) + " on CUDA");
   }
 
   size_t workspace_bytes() const override {
-    return static_cast<size_t>(patches_) * static_cast<size_t>(width_) * sizeof(float);
+    return static_cast<size_t>(patches_) * static_cast<size_t>(columns_) * sizeof(float);
   }
 
  private:
   void enqueue(const KernelCall& call, const Stream& stream) override {
+    const bool vectors =
+        takes_vectors(call.inputs[0], 4) && takes_vectors(call.outputs[0], 4) && takes_vectors(call.outputs[2], 4);
+    with_type(output_, [&]<typename T>(T) { vectors ? start<T, 4>(call, stream) : start<T, 1>(call, stream); });
+    add_partial_sums(stream, reinterpret_cast<const float*>(call.workspace), patches_, columns_, columns_, nullptr,
+                     call.outputs[1].as<float>());
+  }
+
+  template <typename T, int width>
+  void start(const KernelCall& call, const Stream& stream) {
     const TensorView &dy = call.inputs[0], &drows = call.outputs[0], &dpositions = call.outputs[2];
-    float* masked = reinterpret_cast<float*>(call.workspace);
-    const bool fours = by_fours(dy) && by_fours(drows) && by_fours(dpositions);
-    with_type(output_, [&]<typename T>(T) {
-      with_columns(fours, [&]<typename C>(C) {
-        launch<scatter_gradient_kernel<T, C::value>>(
-            stream, dim3(blocks_for(patches_, kPatchWarps), blocks_for(width_, kWarp * C::value)), kPatchThreads, 0,
-            dy.as<const float>(), dy.row_stride, visible(call.inputs[1]), images_, patches_, width_, drows.as<T>(),
-            drows.row_stride, dpositions.as<float>(), dpositions.row_stride, masked);
-      });
-    });
-    launch<mask_token_kernel>(stream, dim3(blocks_for(width_, kWarp)), kPatchThreads, 0, masked, patches_, width_,
-                              call.outputs[1].as<float>());
+    launch<scatter_gradient_kernel<T, width>>(
+        stream, dim3(blocks_for(patches_, kPatchWarps), blocks_for(columns_, kWarp * width)), kPatchThreads, 0,
+        dy.as<const float>(), dy.row_stride, visible(call.inputs[1]), images_, patches_, columns_, drows.as<T>(),
+        drows.row_stride, dpositions.as<float>(), dpositions.row_stride, reinterpret_cast<float*>(call.workspace));
   }
 
   DType output_;
   int64_t images_;
-  int patches_, width_;
+  int patches_, columns_;
 };
 
 }  // namespace

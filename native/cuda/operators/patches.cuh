@@ -46,9 +46,6 @@ __device__ __forceinline__ void check_range(const Visible& visible, const int32_
   }
 }
 
-inline constexpr int64_t kMostAlongYZ = 65535;
-inline unsigned along_yz(int64_t n) { return static_cast<unsigned>(std::min(n, kMostAlongYZ)); }
-
 // Indices into what a kernel walks through with 32 bits.
 inline int checked_int(int64_t n, const char* op, const char* what) {
   require(n <= INT32_MAX, op, std::to_string(n) + " " + what + ", at most 2,147,483,647 on CUDA");

@@ -38,7 +38,7 @@ class PlaceColumnsKernel final : public CudaKernel {
 
  private:
   void enqueue(const KernelCall& call, const Stream& stream) override {
-    const dim3 grid(blocks_for(y_.columns(), kThreads), static_cast<unsigned>(std::min<int64_t>(y_.rows(), 65535)));
+    const dim3 grid(blocks_for(y_.columns(), kThreads), along_yz(y_.rows()));
     with_type(x_.dtype, [&]<typename X>(X) {
       with_type(y_.dtype, [&]<typename Y>(Y) {
         launch<place_columns_kernel<X, Y>>(stream, grid, kThreads, 0, matrix<const X>(call.inputs[0]), column_, x_.columns(),
