@@ -37,11 +37,13 @@ function table(head, rows) {
 }
 
 /** What is wrong with a kernel. */
-function faults({ threads, dynamicShared, spills, stack, ...kernel }) {
+function faults({ threads, expectedThreads, dynamicShared, spills, stack, ...kernel }) {
   const found = [];
   if (spills > 0) found.push(`spills ${spills} bytes`);
   if (stack > 0) found.push(`a stack frame of ${stack} bytes`);
   if (threads === undefined) found.push('no __launch_bounds__');
+  if (threads !== expectedThreads)
+    found.push(`__launch_bounds__ of ${threads}, expect_threads of ${expectedThreads}`);
   if (dynamicShared === undefined) found.push('dynamic shared memory without expect_dynamic_shared');
   if (threads !== undefined && dynamicShared !== undefined) {
     const { blocks, limitedBy } = occupancy({ ...kernel, threads, dynamicShared });

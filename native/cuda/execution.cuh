@@ -1,6 +1,6 @@
 #pragma once
 
-// What a kernel's source may use of the machine: CUDA's own names, the primitives of primitives.cuh, and the four things below
+// What a kernel's source may use of the machine: CUDA's own names, the primitives of primitives.cuh, and the five things below
 // for which C++ has no spelling that both compilers take. nvcc compiles the sources for graphics processors; the C++ compiler
 // compiles the very same sources against native/cuda/emulation, which gives every name here the meaning that CUDA's execution
 // model gives it and reports what the model forbids.
@@ -8,7 +8,7 @@
 //   launch<kernel>(stream, grid, threads, shared_bytes, arguments…)   instead of kernel<<<…>>>(…)
 //   dynamic_shared<T>()                                               instead of extern __shared__ T name[]
 //   OMNI_ID_SHARED(T, name, count)                                    instead of __shared__ T name[count]
-//   expect_dynamic_shared<bytes>()                                    says to npm run cuda:report what it is launched with
+//   expect_dynamic_shared<bytes>(), expect_threads<n>()               say what a kernel is launched with at most
 //
 // Rules that keep kernels within what both can do, and what the emulation can judge:
 // - Warp operations take the full mask and all 32 lanes; blocks are multiples of 32 threads.
@@ -38,11 +38,16 @@ __device__ __forceinline__ T* dynamic_shared() {
   return reinterpret_cast<T*>(omni_id_dynamic_shared);
 }
 
-// At a kernel's start: the most dynamic shared memory that this instance is launched with. A comment in the PTX, where
-// scripts/cuda-report finds it; under emulation a launch with more is a finding.
+// At a kernel's start: the most dynamic shared memory, and the most threads, that this instance is launched with. Comments in
+// the PTX, where scripts/cuda-report finds them and compares the threads with __launch_bounds__, of which the emulation knows
+// nothing; under emulation a launch with more is a finding.
 template <size_t bytes>
 __device__ __forceinline__ void expect_dynamic_shared() {
   asm volatile("// dynamic shared memory: %0 bytes" ::"n"(static_cast<int>(bytes)));
+}
+template <unsigned n>
+__device__ __forceinline__ void expect_threads() {
+  asm volatile("// at most %0 threads" ::"n"(static_cast<int>(n)));
 }
 
 // Shared memory above 48 KB must be asked for before the first launch.

@@ -23,6 +23,7 @@ constexpr size_t kMemoryBytes = size_t{1} << 30;
 constexpr int kRounds = 5;
 
 __global__ void __launch_bounds__(kThreads) peak_f32_kernel(int steps, float factor, float* out) {
+  expect_threads<kThreads>();
   float x[kChains];
 #pragma unroll
   for (int i = 0; i < kChains; ++i) x[i] = static_cast<float>(threadIdx.x + i);
@@ -37,6 +38,7 @@ __global__ void __launch_bounds__(kThreads) peak_f32_kernel(int steps, float fac
 }
 
 __global__ void __launch_bounds__(kThreads) peak_bf16_kernel(int steps, unsigned bits, float* out) {
+  expect_threads<kThreads>();
   const uint4 a = make_uint4(bits, bits, bits, bits);
   const uint2 b = make_uint2(bits, bits);
   float4 d[kTiles];
@@ -53,6 +55,7 @@ __global__ void __launch_bounds__(kThreads) peak_bf16_kernel(int steps, unsigned
 }
 
 __global__ void __launch_bounds__(kThreads) read_kernel(const float* from, int64_t vectors, float* out) {
+  expect_threads<kThreads>();
   const int64_t stride = int64_t{gridDim.x} * kThreads;
   float sum = 0.0f;
 #pragma unroll kUnrolled

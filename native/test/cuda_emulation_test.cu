@@ -42,6 +42,7 @@ enum Defect {
   misaligned_copy,
   no_warp_barrier,
   other_block,
+  vector_of_floats,
 };
 
 // out[i] = x[neighbour of i], through shared memory.
@@ -156,6 +157,17 @@ __global__ void tf32_product_kernel(const float* a, const float* b, float* c) {
 }
 
 __global__ void fill_kernel(float* out, float value) { out[threadIdx.x] = value; }
+
+// Static shared memory beside dynamic, in a block of at most kThreads.
+template <int words>
+__global__ void __launch_bounds__(kThreads) static_kernel(float* out, Defect defect) {
+  expect_threads<kThreads>();
+  OMNI_ID_SHARED(float, shared, words);
+  const int i = threadIdx.x;
+  shared[i] = 1.0f;
+  if (defect == vector_of_floats && i % 4 == 0) store_vector(shared + i, make_float4(1.0f, 1.0f, 1.0f, 1.0f));
+  out[i] = shared[i];
+}
 
 // Device memory with values in it.
 template <typename T>
@@ -298,6 +310,17 @@ void test_launches() {
   expect(run(kThreads, 60000), "without allow_shared", "much shared memory that was not asked for");
   allow_shared<exchange_kernel>(60000);
   expect(run(kThreads, 60000), "", "much shared memory that was asked for");
+  const auto with_static = [&]<int words>(unsigned threads, size_t shared, Defect defect = none) {
+    return finding([&](const Stream& s) { launch<static_kernel<words>>(s, 1, threads, shared, out.data, defect); });
+  };
+  constexpr int k20KB = 20 << 8;
+  expect(with_static.operator()<k20KB>(kThreads, 28 << 10), "", "static and dynamic shared memory up to 48 KB");
+  expect(with_static.operator()<k20KB>(kThreads, 29 << 10), "without allow_shared", "static and dynamic above 48 KB together");
+  allow_shared<static_kernel<k20KB>>(29 << 10);
+  expect(with_static.operator()<k20KB>(kThreads, 29 << 10), "", "static and dynamic above 48 KB, asked for");
+  expect(with_static.operator()<k20KB>(kThreads + 32, 0), "expects 128", "more threads than the kernel's bound");
+  expect(with_static.operator()<kThreads>(kThreads, 0), "", "a static array");
+  expect(with_static.operator()<kThreads>(kThreads, 0, vector_of_floats), "not aligned", "a vector in an array of floats");
   check(test::code_of<EngineError>([] { allow_shared<exchange_kernel>(size_t{100} << 10); }) == kDevice,
         "more shared memory than the architecture has");
 }
@@ -359,6 +382,15 @@ void test_streams() {
   recording.launch(stream);
   stream.synchronize();
   check(x.read()[0] == 3.0f, "a recording is repeated");
+  Event event(0);
+  event.record(stream);
+  const auto while_recorded = [&](const std::function<void()>& body) {
+    return test::code_of<EngineError>([&] { const Recording refused(stream, body); });
+  };
+  check(while_recorded([&] { stream.synchronize(); }) == kDevice, "a stream that is recorded cannot be waited for");
+  check(while_recorded([&] { event.record(stream); }) == kDevice, "nor marked");
+  check(while_recorded([&] { event.synchronize(); }) == kDevice, "nor its past");
+  check(test::code_of<EngineError>([&] { stream.synchronize(); }).empty(), "and it works after that");
 }
 
 void test_memory() {

@@ -18,6 +18,7 @@ const run = promisify(execFile);
  * @property {number} spills bytes of stores and loads
  * @property {number} stack bytes of a thread
  * @property {number | undefined} threads the most of a block, by __launch_bounds__; undefined when the kernel does not say
+ * @property {number | undefined} expectedThreads the same, as the emulation knows it (expect_threads)
  */
 
 /** `void a::(anonymous namespace)::f<float, (a::Kind)1>(…)` → `f<f32, 1>` */
@@ -44,10 +45,12 @@ function notes(ptx) {
   for (const entry of ptx.split(/(?=\.entry\s)/).slice(1)) {
     const name = /^\.entry\s+([\w$]+)/.exec(entry)?.[1] ?? '';
     const threads = /\.maxntid\s+(\d+)/.exec(entry)?.[1];
+    const expected = /at most (\d+) threads/.exec(entry)?.[1];
     const said = /dynamic shared memory: (\d+) bytes/.exec(entry)?.[1];
     const uses = entry.includes('omni_id_dynamic_shared');
     all.set(name, {
       threads: threads === undefined ? undefined : Number(threads),
+      expectedThreads: expected === undefined ? undefined : Number(expected),
       dynamicShared: said === undefined ? (uses ? undefined : 0) : Number(said),
     });
   }
@@ -92,6 +95,7 @@ export async function compile(root, unit, architecture) {
         spills: number(/(\d+) bytes spill stores/) + number(/(\d+) bytes spill loads/),
         stack: number(/(\d+) bytes stack frame/),
         threads: undefined,
+        expectedThreads: undefined,
         dynamicShared: undefined,
         ...ofPtx.get(mangled),
       };

@@ -151,6 +151,11 @@ void expect_dynamic_shared() {
   emulation::expect_dynamic_shared(bytes);
 }
 
+template <unsigned n>
+void expect_threads() {
+  emulation::expect_threads(n);
+}
+
 template <auto kernel>
 void allow_shared(size_t bytes) {
   emulation::allow_shared(reinterpret_cast<const void*>(kernel), bytes);

@@ -105,6 +105,7 @@ struct Machine {
   std::vector<std::byte> shared_memory;
   std::byte* shared = nullptr;
   size_t dynamic_bytes = 0, static_bytes = 0;
+  size_t shared_end = 0;                                        // of the last array, which lie further apart than they must
   std::map<std::pair<std::string, int>, size_t> static_arrays;  // place → offset
   std::mt19937 random{20241209};
   Stacks stacks;
@@ -199,6 +200,7 @@ void run_block(uint32_t launch_number, uint32_t block_number) {
   m.ready.clear();
   m.static_arrays.clear();
   m.static_bytes = 0;
+  m.shared_end = m.dynamic_bytes;
   begin_block(m.shared, m.dynamic_bytes);
   for (unsigned i = 0; i < m.launch.threads; ++i) {
     Lane& lane = m.lanes[i];
@@ -272,7 +274,7 @@ void execute(const Launch& launch, const void* arguments, Body body) {
            std::to_string(architecture()) + " has");
   }
   m.dynamic_bytes = launch.shared_bytes;
-  m.shared_memory.resize((size_t{227} << 10) + 128);
+  m.shared_memory.resize(kMostSharedBytes + 128);
   m.shared = m.shared_memory.data() + (128 - reinterpret_cast<uintptr_t>(m.shared_memory.data()) % 128) % 128;
 
   const uint32_t number = ++launches;
@@ -314,19 +316,35 @@ void expect_dynamic_shared(size_t most) {
   }
 }
 
+void expect_threads(unsigned most) {
+  const OwnCode own;
+  const unsigned threads = machine().launch.threads;
+  if (threads > most) {
+    report("launched with " + std::to_string(threads) + " threads in a block, and expects " + std::to_string(most));
+  }
+}
+
 void* static_shared(Place at, size_t bytes, size_t alignment) {
   const OwnCode own;
   Machine& m = machine();
   const auto [found, is_new] = m.static_arrays.try_emplace({at.file, at.line}, 0);
   if (is_new) {
-    const size_t begin = (m.dynamic_bytes + m.static_bytes + std::max<size_t>(16, alignment) - 1) / 16 * 16;
-    found->second = begin;
-    m.static_bytes = begin + bytes - m.dynamic_bytes;
+    const auto aligned = [](size_t offset, size_t to) { return (offset + to - 1) / to * to; };
+    m.static_bytes = aligned(m.static_bytes, alignment) + bytes;
+    const size_t together = aligned(m.static_bytes, 16) + m.dynamic_bytes;
     if (m.static_bytes > kOptInAbove)
       report(std::to_string(m.static_bytes) + " bytes of static shared memory, at most 49,152", at);
-    if (begin + bytes > largest_shared_bytes(architecture())) {
-      report(std::to_string(begin + bytes) + " bytes of shared memory, more than the architecture has", at);
+    if (together > kOptInAbove && m.dynamic_bytes > allowed_shared()[m.launch.kernel]) {
+      report(std::to_string(together) + " bytes of static and dynamic shared memory, above 48 KB, without allow_shared", at);
     }
+    if (together > largest_shared_bytes(architecture())) {
+      report(std::to_string(together) + " bytes of shared memory, more than the architecture has", at);
+    }
+    // Aligned to its type and to nothing more, as a compiler may place it: never to what a vector needs by accident.
+    size_t begin = aligned(m.shared_end, alignment);
+    if (alignment < 16 && begin % (2 * alignment) == 0) begin += alignment;
+    found->second = begin;
+    m.shared_end = begin + bytes;
     extend_block(begin, bytes);
   }
   return m.shared + found->second;

@@ -50,8 +50,9 @@ void allow_shared(const void* kernel, size_t bytes);
 // What follows is called by kernels.
 
 void* dynamic_shared();
-// A launch with more dynamic shared memory is a finding.
+// A launch with more dynamic shared memory, or more threads, is a finding.
 void expect_dynamic_shared(size_t most);
+void expect_threads(unsigned most);
 // The block's array for this place in the source.
 void* static_shared(Place at, size_t bytes, size_t alignment);
 [[gnu::const]] int lane_index();

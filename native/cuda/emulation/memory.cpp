@@ -14,8 +14,6 @@ namespace omni_id::emulation {
 namespace {
 
 constexpr size_t kGranule = 2;  // bytes that one cell watches: the smallest type that two threads may write side by side
-// Addresses this far above the block's shared memory are meant for it (machine.cpp keeps that much).
-constexpr size_t kMostSharedBytes = size_t{227} << 10;
 constexpr uint16_t kNobody = 0xffff;
 constexpr uint16_t kSeveral = 0xfffe;
 

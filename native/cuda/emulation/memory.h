@@ -34,6 +34,8 @@ bool is_device_memory(const std::byte* memory, size_t bytes);
 
 using Regions = std::vector<cuda::Region>;
 
+// More than any block's on any architecture: addresses this far above its beginning are meant for it.
+constexpr size_t kMostSharedBytes = size_t{232} << 10;
 // The block's shared memory from now on: filled with NaN, unwritten.
 void begin_block(std::byte* shared, size_t bytes);
 // More of it, for a static array.

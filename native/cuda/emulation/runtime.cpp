@@ -50,6 +50,11 @@ thread_local int current_device = 0;
 
 Queued& queued(const cuda::Stream& stream) { return *static_cast<Queued*>(stream.handle()); }
 
+// CUDA refuses to wait for a stream that is recorded.
+void check_not_recorded(const Queued& queue) {
+  if (queue.recording) throw EngineError(kDevice, "a stream is waited for, or an event put into it, while it is recorded");
+}
+
 void check_allocated(const std::byte* memory, size_t bytes, const char* what) {
   if (!is_device_memory(memory, bytes)) {
     throw EngineError(kDevice, std::string(what) + " is not device memory, or is no more when its turn has come");
@@ -159,6 +164,7 @@ Stream::~Stream() {
 
 void Stream::synchronize() const {
   const std::lock_guard lock(streams().mutex);
+  check_not_recorded(queued(*this));
   drain(queued(*this));
 }
 
@@ -168,13 +174,16 @@ Event::~Event() { delete static_cast<Mark*>(handle_); }
 
 void Event::record(const Stream& stream) {
   const std::lock_guard lock(streams().mutex);
+  check_not_recorded(queued(stream));
   *static_cast<Mark*>(handle_) = {&queued(stream), queued(stream).given};
 }
 
 void Event::synchronize() const {
   const std::lock_guard lock(streams().mutex);
   const Mark& mark = *static_cast<Mark*>(handle_);
-  if (mark.queue && streams().all.count(mark.queue)) drain(*mark.queue, mark.count);
+  if (!mark.queue || !streams().all.count(mark.queue)) return;
+  check_not_recorded(*mark.queue);
+  drain(*mark.queue, mark.count);
 }
 
 std::byte* allocate(const Stream&, size_t bytes) { return allocate_device_memory(bytes); }

@@ -48,6 +48,7 @@ struct Layout {
 template <typename Products>
 __global__ void __launch_bounds__(kAttentionThreads, 2)
     attention_kernel(Operands<typename Products::T> given, Schedule schedule) {
+  expect_threads<kAttentionThreads>();
   using T = typename Products::T;
   using Tile = typename Products::Tile;
   constexpr int kRows = Products::kRows, kKeys = Products::kOthers;

@@ -43,6 +43,7 @@ template <typename T>
 __global__ void __launch_bounds__(kRowsPerBlock* kWarp)
     query_statistics_kernel(HeadRows<const T> dout, HeadRows<const T> out, HeadRows<const float> logsumexp, int heads, int dim,
                             QueryStatistics to) {
+  expect_threads<kRowsPerBlock * kWarp>();
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int64_t at = int64_t{blockIdx.x} * kRowsPerBlock + threadIdx.x / kWarp, row = at / heads;
   const int head = static_cast<int>(at % heads);  // a row's heads lie side by side, and so do the warps that read them
@@ -78,6 +79,7 @@ struct Layout {
 template <typename Products, bool owns_keys>
 __global__ void __launch_bounds__(kAttentionThreads, 2)
     attention_gradient_kernel(Operands<typename Products::T> given, Schedule schedule) {
+  expect_threads<kAttentionThreads>();
   using T = typename Products::T;
   using Tile = typename Products::Tile;
   constexpr int kRows = Products::kRows, kOthers = Products::kOthers, kOther = Layout<Products>::kOther;

@@ -21,6 +21,7 @@ __device__ __forceinline__ bool rises(const int* offsets, int at) { return offse
 __global__ void __launch_bounds__(kThreads)
     schedule_kernel(const int* own, const int* other, int sequences, int own_rows, int other_rows, int tile_rows, int tiles,
                     uint4* list, int* complaints, int complaint) {
+  expect_threads<kThreads>();
   OMNI_ID_SHARED(int, totals, kWarps);
   const int thread = static_cast<int>(threadIdx.x), lane = thread % kWarp, warp = thread / kWarp;
   bool good = own[0] == 0 && own[sequences] == own_rows && other[0] == 0 && other[sequences] == other_rows;

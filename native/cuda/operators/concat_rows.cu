@@ -39,6 +39,7 @@ __device__ __forceinline__ void check_pieces(const Pieces& pieces) {
 // T: as many bytes as a lane moves at once. Strides and columns count such units.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) concat_rows_kernel(Pieces pieces, Matrix<const T> x, Matrix<T> y, int64_t columns) {
+  expect_threads<kThreads>();
   if (blockIdx.x == 0) check_pieces(pieces);
   const int lane = threadIdx.x % kWarp;
   const int64_t row = int64_t{blockIdx.x} * kRowsPerBlock + threadIdx.x / kWarp;
@@ -78,6 +79,7 @@ __global__ void __launch_bounds__(kThreads) concat_rows_kernel(Pieces pieces, Ma
 template <typename T, int width>
 __global__ void __launch_bounds__(kThreads)
     concat_rows_gradient_kernel(Pieces pieces, Matrix<const T> dy, Matrix<T> dx, int64_t columns) {
+  expect_threads<kThreads>();
   if (blockIdx.x == 0 && blockIdx.y == 0) check_pieces(pieces);
   const int lane = threadIdx.x % kWarp;
   const int64_t row = int64_t{blockIdx.x} * kRowsPerBlock + threadIdx.x / kWarp;

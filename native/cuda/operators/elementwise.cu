@@ -27,6 +27,7 @@ constexpr int kWidth = ((sizeof(T) == 2) && ...) ? 8 : 4;
 template <typename T, int width>
 __global__ void __launch_bounds__(kThreads)
     add_kernel(Matrix<const T> a, Matrix<const T> b, Matrix<T> out, int64_t rows, int64_t columns) {
+  expect_threads<kThreads>();
   const int64_t column = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * width;
   if (column >= columns) return;
   for (int64_t row = blockIdx.y; row < rows; row += gridDim.y) {
@@ -42,6 +43,7 @@ __global__ void __launch_bounds__(kThreads)
 template <typename T, typename X, Activation activation, int width>
 __global__ void __launch_bounds__(kThreads)
     activation_gradient_kernel(Matrix<const T> dy, Matrix<const X> x, Matrix<T> dx, int64_t rows, int64_t columns) {
+  expect_threads<kThreads>();
   const int64_t column = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * width;
   if (column >= columns) return;
   for (int64_t row = blockIdx.y; row < rows; row += gridDim.y) {
@@ -62,6 +64,7 @@ constexpr int64_t kRowsPerBlock = 128;
 template <typename T, int width>
 __global__ void __launch_bounds__(kThreads)
     column_sums_kernel(Matrix<const T> x, int64_t rows, int64_t columns, float* partial) {
+  expect_threads<kThreads>();
   OMNI_ID_SHARED(float, sums, kThreads* width);  // [warp, element, lane]: lanes are neighbours, and meet no bank twice
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const unsigned across = static_cast<unsigned>((columns + kWarp * width - 1) / (kWarp * width));  // blocks

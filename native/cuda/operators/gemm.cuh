@@ -108,6 +108,7 @@ constexpr int kSumsBytes = 16 * kSumsPitch * static_cast<int>(sizeof(float));
 template <typename Tile, typename Left, typename Right>
 __global__ void __launch_bounds__(Tile::kThreads, Tile::kThreads == 256 && sizeof(typename Left::Element) == 2 ? 2 : 1)
     gemm_kernel(Left left, Right right, Extent extent, Epilogue epilogue) {
+  expect_threads<Tile::kThreads>();
   using T = typename Left::Element;
   using LeftTile = OperandTile<T, Left::contiguous, Tile::kRows>;
   using RightTile = OperandTile<T, Right::contiguous, Tile::kColumns>;
@@ -225,6 +226,7 @@ constexpr int kElementRows = kElementThreads / kWarp, kElementColumns = 4 * kWar
 // A product of little depth in f32, by the ordinary multiplier. The result's bytes, or the epilogue's, are what it takes.
 template <typename Left, typename Right>
 __global__ void __launch_bounds__(kElementThreads) thin_kernel(Left left, Right right, int depth, Epilogue epilogue) {
+  expect_threads<kElementThreads>();
   const int64_t column = int64_t{blockIdx.x} * kElementColumns + threadIdx.x % kWarp * 4, last = epilogue.columns - 1;
   if (column > last) return;
   for (int64_t row = int64_t{blockIdx.y} * kElementRows + threadIdx.x / kWarp; row < epilogue.rows;
@@ -245,6 +247,7 @@ __global__ void __launch_bounds__(kElementThreads) thin_kernel(Left left, Right 
 template <int threads>
 __global__ void __launch_bounds__(threads)
     add_splits_kernel(const float* partial, int64_t stride, int splits, Epilogue epilogue) {
+  expect_threads<threads>();
   const int64_t column = int64_t{blockIdx.x} * kElementColumns + threadIdx.x % kWarp * 4;
   if (column >= epilogue.columns) return;
   for (int64_t row = int64_t{blockIdx.y} * kElementRows + threadIdx.x / kWarp; row < epilogue.rows;

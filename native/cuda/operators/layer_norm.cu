@@ -47,6 +47,7 @@ struct Forward {
 
 template <typename T, int width, int kept, bool one_warp>
 __global__ void __launch_bounds__(one_warp ? kThreads : kMostThreads) layer_norm_kernel(Forward<T> g) {
+  expect_threads<one_warp ? kThreads : kMostThreads>();
   OMNI_ID_SHARED(float, scratch, 2 * kMostWarps);
   const int thread = one_warp ? threadIdx.x % kWarp : threadIdx.x, step = (one_warp ? kWarp : blockDim.x) * width;
   const int columns = static_cast<int>(g.columns), first = thread * width;
@@ -109,6 +110,7 @@ __device__ __forceinline__ float2 statistics(const float* x, int64_t columns, fl
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads) layer_norm_wide_kernel(Forward<T> g) {
+  expect_threads<kThreads>();
   OMNI_ID_SHARED(float, scratch, 2 * kRowsPerBlock);
   const float* x = g.x.row(blockIdx.x);
   const float2 of_row = statistics(x, g.columns, g.epsilon, scratch);
@@ -131,6 +133,7 @@ struct Backward {
 
 template <typename T, int width, bool one_warp>
 __global__ void __launch_bounds__(one_warp ? kThreads : kMostThreads) layer_norm_gradient_kernel(Backward<T> g) {
+  expect_threads<one_warp ? kThreads : kMostThreads>();
   OMNI_ID_SHARED(float, scratch, 4 * kMostWarps);
   const int thread = one_warp ? threadIdx.x % kWarp : threadIdx.x, step = (one_warp ? kWarp : blockDim.x) * width;
   const int columns = static_cast<int>(g.columns), first = thread * width;
@@ -219,6 +222,7 @@ __global__ void __launch_bounds__(one_warp ? kThreads : kMostThreads) layer_norm
 // The sums over a group's rows grow in the workspace, each column's by one thread.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) layer_norm_gradient_wide_kernel(Backward<T> g) {
+  expect_threads<kThreads>();
   OMNI_ID_SHARED(float, scratch, 4 * kRowsPerBlock);
   const int64_t begin = blockIdx.x * g.rows_per_group, end = min(g.rows, begin + g.rows_per_group);
   float *weight_sums = g.partial + int64_t{blockIdx.x} * 2 * g.columns, *bias_sums = weight_sums + g.columns;

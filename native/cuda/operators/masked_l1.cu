@@ -55,6 +55,7 @@ __device__ __forceinline__ void each_run(const Loss& g, const Body& body) {
 
 template <int width>
 __global__ void __launch_bounds__(kThreads) masked_l1_kernel(Loss g, double* partial) {
+  expect_threads<kThreads>();
   OMNI_ID_SHARED(double, scratch, kThreads);
   double sum = 0.0;
   each_run<width>(g,
@@ -70,6 +71,7 @@ __global__ void __launch_bounds__(kThreads) masked_l1_kernel(Loss g, double* par
 
 __global__ void __launch_bounds__(kThreadsOfLast)
     add_losses_kernel(const double* partial, int64_t blocks, const float* normalizer, float* loss) {
+  expect_threads<kThreadsOfLast>();
   OMNI_ID_SHARED(double, scratch, kThreadsOfLast);
   const double sum = sum_of_partials<kThreadsOfLast>(partial, blocks, scratch);
   if (threadIdx.x == 0) *loss = static_cast<float>(sum / static_cast<double>(*normalizer));
@@ -79,6 +81,7 @@ __global__ void __launch_bounds__(kThreadsOfLast)
 template <int width>
 __global__ void __launch_bounds__(kThreads)
     masked_l1_gradient_kernel(Loss g, const float* loss_gradient, Matrix<float> gradient) {
+  expect_threads<kThreads>();
   const float scale = *loss_gradient / *g.normalizer;
   each_run<width>(g, [&](int64_t row, int element, const float(&prediction)[width], const float(&target)[width],
                          const float(&mask)[width]) {

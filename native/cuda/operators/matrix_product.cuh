@@ -32,6 +32,7 @@ template <typename From, typename To>
 __global__ void __launch_bounds__(kConversionThreads)
     convert_kernel(const From* from, int64_t from_stride, To* to, int64_t to_stride, int64_t rows, int64_t columns,
                    Activation activation, bool vectors) {
+  expect_threads<kConversionThreads>();
   const int64_t column = (int64_t{blockIdx.x} * kConversionThreads + threadIdx.x) * 4;
   if (column >= columns) return;
   const int count = static_cast<int>(min(columns - column, int64_t{4}));

@@ -62,6 +62,7 @@ __device__ __forceinline__ double sum_of_squares(const float* from) {
 
 template <int width>
 __global__ void __launch_bounds__(kThreads) squares_kernel(const float* gradients, int64_t count, double* partial) {
+  expect_threads<kThreads>();
   OMNI_ID_SHARED(double, scratch, kThreads);
   const int64_t begin = blockIdx.x * kElementsOfNorm, end = min(count, begin + kElementsOfNorm);
   double sum = 0.0;
@@ -86,6 +87,7 @@ __global__ void __launch_bounds__(kThreads) squares_kernel(const float* gradient
 __global__ void __launch_bounds__(kThreads)
     counted_squares_kernel(const float* gradients, int64_t count, Segments segments, const float* counted, double* partial,
                            int* complaints, int complaint) {
+  expect_threads<kThreads>();
   OMNI_ID_SHARED(double, scratch, kThreads);
   double sum = 0.0;
   if (segments.hold(count)) {
@@ -107,6 +109,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 __global__ void __launch_bounds__(kThreadsOfLast) root_kernel(const double* partial, int64_t blocks, float* norm) {
+  expect_threads<kThreadsOfLast>();
   OMNI_ID_SHARED(double, scratch, kThreadsOfLast);
   const double sum = sum_of_partials<kThreadsOfLast>(partial, blocks, scratch);
   if (threadIdx.x == 0) *norm = static_cast<float>(sqrt(sum));
@@ -156,6 +159,7 @@ __device__ __forceinline__ void keep(const float* from, float* to, int64_t i, in
 
 template <int width>
 __global__ void __launch_bounds__(kThreads) adamw_kernel(Step g) {
+  expect_threads<kThreads>();
   if (!g.segments.hold(g.count)) {
     if (blockIdx.x == 0 && threadIdx.x == 0) atomicOr(g.complaints, g.complaint);
     return;

@@ -17,6 +17,7 @@ constexpr int kWarps = kThreads / kWarp;
 
 __global__ void __launch_bounds__(kThreads)
     add_partial_sums_kernel(const float* partial, int64_t rows, int64_t pitch, int64_t columns, const float* sum, float* out) {
+  expect_threads<kThreads>();
   OMNI_ID_SHARED(float, sums, kThreads);
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int64_t column = int64_t{blockIdx.x} * kWarp + lane;

@@ -154,6 +154,7 @@ __global__ void __launch_bounds__(kThreads)
     patch_embedding_gradient_kernel(const float* dy, int64_t dy_stride, int64_t images, int64_t tokens, int64_t columns,
                                     T* dpatches, int64_t dpatches_stride, float* dclass, float* dpositions,
                                     int64_t dpositions_stride) {
+  expect_threads<kThreads>();
   const int64_t column = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (column >= columns) return;
   for (int64_t token = blockIdx.y; token < tokens; token += gridDim.y) {

@@ -44,6 +44,7 @@ struct Grid {
 template <typename T, bool channels_first>
 __global__ void __launch_bounds__(kPatchThreads) gather_kernel(const float* __restrict__ images, int64_t count, Grid grid,
                                                                Visible visible, T* __restrict__ out, int64_t out_stride) {
+  expect_threads<kPatchThreads>();
   const int k = blockIdx.x;
   for (int64_t image = blockIdx.y; image < count; image += gridDim.y) {
     const int64_t row = image * visible.per_image + k;
@@ -69,6 +70,7 @@ template <typename T, bool channels_first>
 __global__ void __launch_bounds__(kPatchThreads)
     gather_gradient_kernel(const T* __restrict__ rows, int64_t stride, int64_t count, Grid grid, Visible visible, int tiles,
                            Divisor by_tiles, float* __restrict__ out) {
+  expect_threads<kPatchThreads>();
   OMNI_ID_SHARED(int, row_at, kTilePatches);    // k of the tile's patches, or −1
   OMNI_ID_SHARED(int, repeated, kTilePatches);  // whether there is another
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;

@@ -36,6 +36,7 @@ __global__ void __launch_bounds__(kPatchThreads, kLeastBlocks)
     scatter_kernel(const T* __restrict__ rows, int64_t stride, Visible visible, const float* __restrict__ mask_token,
                    const float* __restrict__ positions, int64_t positions_stride, int64_t count, int patches, int columns,
                    float* __restrict__ out, int64_t out_stride) {
+  expect_threads<kPatchThreads>();
   const int lane = threadIdx.x % kWarp, patch = blockIdx.x * kPatchWarps + threadIdx.x / kWarp;
   if (patch >= patches) return;
   const float* position = positions + patch * positions_stride;
@@ -66,6 +67,7 @@ template <typename T, int width>
 __global__ void __launch_bounds__(kPatchThreads, kLeastBlocks)
     scatter_gradient_kernel(const float* dy, int64_t stride, Visible visible, int64_t count, int patches, int columns, T* drows,
                             int64_t drows_stride, float* dpositions, int64_t dpositions_stride, float* masked) {
+  expect_threads<kPatchThreads>();
   const int lane = threadIdx.x % kWarp, patch = blockIdx.x * kPatchWarps + threadIdx.x / kWarp;
   if (patch >= patches) return;
   const int j = (blockIdx.y * kWarp + lane) * width;

@@ -18,6 +18,7 @@ template <typename X, typename Y>
 __global__ void __launch_bounds__(kThreads)
     place_columns_kernel(Matrix<const X> x, int64_t column, int64_t width, Matrix<const Y> sum, Matrix<Y> y, int64_t rows,
                          int64_t columns) {
+  expect_threads<kThreads>();
   const int64_t j = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (j >= columns) return;
   const bool has_x = j >= column && j < column + width;

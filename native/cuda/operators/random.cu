@@ -23,6 +23,7 @@ constexpr int kBlocks = 4;
 template <Distribution distribution, bool aligned>
 __global__ void __launch_bounds__(kThreads, kBlocks)
     fill_random_kernel(float* to, int64_t count, uint2 key, uint2 stream, uint64_t first_block) {
+  expect_threads<kThreads>();
   const int64_t block = int64_t{blockIdx.x} * kThreads + threadIdx.x, i = block * kOfCounter;
   if (i >= count) return;
   const uint64_t at = first_block + static_cast<uint64_t>(block);
