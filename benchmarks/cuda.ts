@@ -35,7 +35,9 @@ export function findCuda(asked: readonly string[]): CudaPlaces {
         `unknown device ${JSON.stringify(name)}: expected cuda, one of several like cuda:1, or none`,
       );
     if (!cuda.some(({ device }) => device === name))
-      throw new UsageError(`device ${name} is not available: ${why}`);
+      throw new UsageError(
+        `device ${name} is not available: ${unavailable.find(({ device }) => device === name)?.reason ?? why}`,
+      );
   }
   const chosen =
     asked.length > 0 ? cuda.filter(({ device }) => names.has(device)) : emulated ? [] : cuda.slice(0, 1);

@@ -50,8 +50,8 @@ DeviceObject::DeviceObject(const Napi::CallbackInfo& info) : ObjectWrap(info) {
   });
 }
 
-// cudaDevices(): { devices: { name, computeCapability, multiprocessors, memoryBytes }[], emulated, reason }; `reason` tells why
-// there are none, or no more.
+// cudaDevices(): { devices: { name, computeCapability, multiprocessors, memoryBytes, reason }[], emulated, reason }; `reason`
+// tells why a device cannot be used, or why there are none.
 Napi::Value cuda_devices(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
     const cuda::Devices devices = cuda::find_devices();
@@ -64,6 +64,7 @@ Napi::Value cuda_devices(const Napi::CallbackInfo& info) {
                  std::to_string(device.compute_capability / 10) + "." + std::to_string(device.compute_capability % 10));
       object.Set("multiprocessors", device.multiprocessors);
       object.Set("memoryBytes", static_cast<double>(device.memory_bytes));
+      object.Set("reason", device.reason);
       array.Set(static_cast<uint32_t>(i), object);
     }
     Napi::Object result = Napi::Object::New(info.Env());

@@ -40,7 +40,7 @@ if(with_cuda)
     set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
     set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
   endif()
-  add_library(omni_id_cuda STATIC ${cuda_host_sources} native/cuda/runtime.cpp ${cuda_sources})
+  add_library(omni_id_cuda STATIC ${cuda_host_sources} native/cuda/runtime.cpp native/cuda/probe.cu ${cuda_sources})
   set_target_properties(omni_id_cuda PROPERTIES CUDA_RUNTIME_LIBRARY Static CUDA_STANDARD 20)
   target_include_directories(omni_id_cuda PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
   target_compile_options(omni_id_cuda PRIVATE

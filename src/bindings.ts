@@ -23,17 +23,19 @@ export interface NativeDevice {
   measurePeak(what: 'f32' | 'bf16' | 'memoryRead', seconds: number): Promise<number>;
 }
 
-/** The CUDA devices that the engine can use, by number. */
+/** The CUDA devices, by number. */
 export interface NativeCudaDevices {
   readonly devices: readonly {
     readonly name: string;
     readonly computeCapability: string;
     readonly multiprocessors: number;
     readonly memoryBytes: number;
+    /** Why the engine cannot use it; empty when it can. */
+    readonly reason: string;
   }[];
   /** None of them is there: their kernels are executed by the tests' emulation. */
   readonly emulated: boolean;
-  /** Why there are none, or no more; may be empty. */
+  /** Why there are none; empty when there are. */
   readonly reason: string;
 }
 

@@ -207,7 +207,7 @@ test('info', async () => {
   const { available, unavailable, cuda } = devices();
   assert.equal(facts['devices'], available);
   assert.equal([...available].sort(), ['cpu', ...cuda.map(({ device }) => device)]);
-  assert.is(unavailable.length > 0, cuda.length === 0);
+  assert.ok(unavailable.length > 0 || cuda.length > 0);
   const sets = facts['instructionSets'] as string[];
   assert.ok(sets.includes('portable') && sets.includes(String(facts['instructionSet'])));
   assert.ok(Number(facts['threads']) >= 1);

@@ -38,7 +38,11 @@ cuda::DeviceProperties properties_of(int index) {
     throw EngineError(kDeviceUnavailable, "no CUDA device " + std::to_string(index) + ": there are " +
                                               std::to_string(devices.found.size()) + ", from 0 on");
   }
-  return devices.found[static_cast<size_t>(index)];
+  const cuda::DeviceProperties& device = devices.found[static_cast<size_t>(index)];
+  if (!device.reason.empty()) {
+    throw EngineError(kDeviceUnavailable, "CUDA device " + std::to_string(index) + " cannot be used: " + device.reason);
+  }
+  return device;
 }
 
 constexpr size_t kComplaints = 32;  // bits of the word

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "cuda/errors.h"
+#include "cuda/probe.h"
 
 namespace omni_id::cuda {
 
@@ -16,6 +17,19 @@ namespace {
 cudaStream_t handle_of(const Stream& stream) { return static_cast<cudaStream_t>(stream.handle()); }
 
 std::string version_text(int version) { return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10); }
+
+// What keeps a device from loading kernels, or nothing. A driver older than the runtime (of the same major version) takes what
+// was compiled for its device, and refuses what is there as PTX. Asked of no other driver: loading makes a context, which takes
+// time and some of the device's memory.
+std::string why_no_kernel(int device) {
+  int current = 0;
+  cudaGetDevice(&current);
+  cudaError_t error = cudaSetDevice(device);
+  if (error == cudaSuccess) error = load_probe();
+  cudaGetLastError();
+  cudaSetDevice(current);
+  return error == cudaSuccess ? std::string() : cudaGetErrorString(error);
+}
 
 }  // namespace
 
@@ -47,15 +61,29 @@ Devices find_devices() {
     return devices;
   }
   for (int i = 0; i < count; ++i) {
+    DeviceProperties& device = devices.found.emplace_back();
     cudaDeviceProp properties;
-    check(cudaGetDeviceProperties(&properties, i), "properties of a device");
-    const int capability = properties.major * 10 + properties.minor;
-    if (capability < kLeastCapability) {
-      devices.reason = std::string(properties.name) + " has compute capability " + std::to_string(properties.major) + "." +
-                       std::to_string(properties.minor) + ", 8.0 or newer is needed";
-      break;  // numbers stay the runtime's own
+    if (const cudaError_t failed = cudaGetDeviceProperties(&properties, i); failed != cudaSuccess) {
+      cudaGetLastError();
+      device.name = "CUDA device " + std::to_string(i);
+      device.reason = device.name + " does not answer: " + cudaGetErrorString(failed);
+      continue;
     }
-    devices.found.push_back({properties.name, capability, properties.multiProcessorCount, properties.totalGlobalMem});
+    device = {properties.name,
+              properties.major * 10 + properties.minor,
+              properties.multiProcessorCount,
+              properties.totalGlobalMem,
+              {}};
+    if (device.compute_capability < kLeastCapability) {
+      device.reason = device.name + " has compute capability " + std::to_string(properties.major) + "." +
+                      std::to_string(properties.minor) + ", 8.0 or newer is needed";
+    } else if (driver < runtime) {
+      device.reason = why_no_kernel(i);
+      if (!device.reason.empty()) {
+        device.reason = device.name + " can load no kernel of this build: " + device.reason + "; the driver supports CUDA " +
+                        version_text(driver) + ", the build is of CUDA " + version_text(runtime);
+      }
+    }
   }
   return devices;
 }

@@ -15,10 +15,11 @@ struct DeviceProperties {
   int compute_capability = 0;  // 80 for 8.0
   int multiprocessors = 0;
   size_t memory_bytes = 0;
+  std::string reason;  // why it cannot be used, or nothing
 };
 
-// The devices there are; when there are none, `reason` says why: no driver, a driver that is too old and which one is needed,
-// no device.
+// The devices there are, by the runtime's own numbers; when there are none, `reason` says why: no driver, a driver that is too
+// old and which one is needed, no device.
 struct Devices {
   std::vector<DeviceProperties> found;
   std::string reason;

@@ -36,7 +36,10 @@ export interface CudaDeviceInfo {
 export interface Devices {
   /** What the option `device` takes here, the one that `'auto'` takes first. */
   readonly available: readonly DeviceName[];
-  /** What it does not take, and why: no driver, a driver that is too old and which one is needed, no device, or a build without CUDA. */
+  /**
+   * What it does not take, and why: no driver, a driver that is too old and which one is needed, no device, a device that is too old or does
+   * not answer, or a build without CUDA.
+   */
   readonly unavailable: readonly { readonly device: DeviceName; readonly reason: string }[];
   readonly cuda: readonly CudaDeviceInfo[];
   /** The CUDA devices are none: tests run their kernels by an emulation, which `'auto'` never takes. */
@@ -61,11 +64,16 @@ export const deviceName = kind<DeviceName>(
  */
 export function devices(): Devices {
   const found = translated(() => native().cudaDevices());
-  const cuda = found.devices.map((one, number) => ({ device: cudaName(number), ...one }));
+  const numbered = found.devices.map((one, number) => ({ device: cudaName(number), ...one }));
+  const cuda = numbered.filter(({ reason }) => reason === '').map(({ reason: _, ...one }) => one);
   const names = cuda.map(({ device }) => device);
+  const refused = numbered.filter(({ reason }) => reason !== '');
   return {
     available: found.emulated ? ['cpu', ...names] : [...names, 'cpu'],
-    unavailable: found.reason === '' ? [] : [{ device: cudaName(cuda.length), reason: found.reason }],
+    unavailable:
+      found.reason === ''
+        ? refused.map(({ device, reason }) => ({ device, reason }))
+        : [{ device: 'cuda', reason: found.reason }],
     cuda,
     emulated: found.emulated,
   };
@@ -83,11 +91,13 @@ function resolvedName(asked: DeviceName | undefined): DeviceName {
     throw new ArgumentError(`unknown device ${JSON.stringify(given)}: expected ${deviceName.expected}`);
   }
   if (given === 'cpu') return given;
-  const { available, unavailable } = devices();
+  const { available, unavailable, cuda } = devices();
   const name = given === 'auto' ? available[0] : given === 'cuda:0' ? 'cuda' : given;
   if (name === undefined || !available.includes(name)) {
+    const own =
+      unavailable.find(({ device }) => device === name) ?? (cuda.length === 0 ? unavailable[0] : undefined);
     const reason =
-      unavailable[0]?.reason ?? `there are ${available.length - 1} CUDA devices, numbered from 0 on`;
+      own?.reason ?? `there are ${cuda.length + unavailable.length} CUDA devices, numbered from 0 on`;
     throw new DeviceError(
       'ERR_DEVICE_UNAVAILABLE',
       `device ${JSON.stringify(given)} is not available: ${reason}; devices: ${available.map((one) => JSON.stringify(one)).join(', ')}`,
