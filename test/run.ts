@@ -7,10 +7,10 @@
  */
 import { spawn } from 'node:child_process';
 import { existsSync, readdirSync, realpathSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { delimiter, dirname, join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { native } from '../src/bindings.js';
-import { devices } from '../src/graph/devices.js';
+import { native, type NativeBinding } from '../src/bindings.js';
 
 const root = join(import.meta.dirname, '..');
 const { only } = parseArgs({ options: { only: { type: 'string', default: '' } } }).values;
@@ -134,15 +134,23 @@ function findSanitizer(): string | undefined {
   return inPath(name) ?? (existsSync(beside) ? beside : undefined);
 }
 
+/** Why a program for a GPU is not there. */
+const notBuilt = 'build/native is without CUDA: OMNI_ID_CUDA=ON npm run build:native';
+
 /** The operators' test on a real device under compute-sanitizer, whose tools find in the hardware what the emulation finds without. */
 function* underSanitizer(device: string | undefined): Generator<Program> {
   const sanitizer = findSanitizer();
-  if (device === undefined || sanitizer === undefined) {
-    const notRun = device === undefined ? 'no GPU' : 'no compute-sanitizer in PATH or beside nvcc';
+  const program = join(root, 'build/native/cuda_operators_on_device');
+  if (device === undefined || sanitizer === undefined || !existsSync(program)) {
+    const notRun =
+      device === undefined
+        ? 'no GPU'
+        : sanitizer === undefined
+          ? 'no compute-sanitizer in PATH or beside nvcc'
+          : notBuilt;
     yield { name: 'cuda compute-sanitizer', command: ['compute-sanitizer'], notRun };
     return;
   }
-  const program = join(root, 'build/native/cuda_operators_on_device');
   for (const tool of ['memcheck', 'racecheck', 'synccheck']) {
     yield {
       name: `cuda on ${device}: cuda_operators_on_device under compute-sanitizer --tool ${tool}`,
@@ -155,17 +163,35 @@ function* underSanitizer(device: string | undefined): Generator<Program> {
 /** Their names begin with "cuda", and say when it is an emulation: `--only cuda` is `npm run test:cuda`. */
 function* cudaPrograms(): Generator<Program> {
   const emulated = join(root, 'build/native/Release/omni_id_emulated.node');
-  const found = devices();
-  const real = found.emulated ? undefined : found.cuda[0];
+  // The addon that was built with the programs, or the package's: either may be without CUDA.
+  const ofTests = join(root, 'build/native/Release/omni_id.node');
+  const asked = [native().cudaDevices()];
+  if (existsSync(ofTests)) asked.unshift((createRequire(import.meta.url)(ofTests) as NativeBinding).cudaDevices()); // prettier-ignore
+  const usable = asked.map(({ devices: [first], emulated: none }) =>
+    !none && first?.reason === '' ? first : undefined,
+  );
+  const real = usable.find((device) => device !== undefined);
+  const reasons = asked.map(({ reason, devices }) => devices[0]?.reason ?? reason);
+  const noGpu = reasons.find((reason) => reason !== '') ?? 'no GPU';
   const places: { name: string; env: Record<string, string> }[] = [];
   if (existsSync(emulated))
     places.push({ name: 'under emulation', env: { OMNI_ID_ADDON: emulated, OMNI_ID_DEVICE: 'cuda' } });
-  if (real) places.push({ name: `on ${real.name}`, env: { OMNI_ID_DEVICE: 'cuda' } });
-  for (const program of ['cuda_operators_on_device', 'cuda_device_on_device']) {
+  if (real) {
+    const env = {
+      OMNI_ID_DEVICE: 'cuda',
+      ...(usable.length > 1 && usable[0] ? { OMNI_ID_ADDON: ofTests } : {}),
+    };
+    places.push({ name: `on ${real.name}`, env });
+  }
+  for (const program of ['cuda_operators_on_device', 'cuda_device_on_device', 'cuda_random_on_device']) {
     const command: [string] = [join(root, 'build/native', program)];
-    if (real) yield { name: `cuda on ${real.name}: ${program}`, command };
+    if (real && existsSync(command[0])) yield { name: `cuda on ${real.name}: ${program}`, command };
     else
-      yield { name: `cuda on a GPU: ${program}`, command, notRun: found.unavailable[0]?.reason ?? 'no GPU' };
+      yield {
+        name: `cuda on ${real?.name ?? 'a GPU'}: ${program}`,
+        command,
+        notRun: real ? notBuilt : noGpu,
+      };
   }
   yield* underSanitizer(real?.name);
   for (const { name, env } of places) {

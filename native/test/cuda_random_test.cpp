@@ -1,4 +1,4 @@
-// Random numbers of the device (cuda/philox.cuh, under emulation) beside the host's.
+// Random numbers of the device (cuda/philox.cuh), emulated or real, beside the host's.
 #include <cmath>
 
 #include "base/philox.h"
