@@ -4,6 +4,8 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <atomic>
+#include <map>
 #include <mutex>
 
 #include "base/error.h"
@@ -120,24 +122,76 @@ void Event::synchronize() const { check(cudaEventSynchronize(static_cast<cudaEve
 
 namespace {
 
-// Whether the device keeps what is released for the next that asks (CUDA's stream-ordered allocator), which all but some
-// virtual ones do. Where it does not, releasing waits for the device. Kept whole: to give memory back to the driver at every
-// synchronisation and to take it anew costs more than the work of a small plan.
-bool keeps_memory(int device) {
-  constexpr int kMostDevices = 64;
-  static std::once_flag once[kMostDevices];
-  static bool keeps[kMostDevices];
-  if (device >= kMostDevices) return false;
-  std::call_once(once[device], [device] {
+// What this process has taken of a device's memory and keeps for whoever asks next (CUDA's stream-ordered allocator), until its
+// last buffer goes: to give memory back to the driver at every synchronisation and to take it anew costs more than the work of
+// a small plan. A pool of its own, since the device's is that of everything in the process that uses CUDA. Some virtual devices
+// have no pools: then buffers are the driver's one by one, and releasing waits for the device.
+class Pool {
+ public:
+  explicit Pool(int device) {
     int supported = 0;
-    cudaMemPool_t pool;
+    cudaMemPoolProps properties = {};
+    properties.allocType = cudaMemAllocationTypePinned;
+    properties.location.type = cudaMemLocationTypeDevice;
+    properties.location.id = device;
     uint64_t everything = UINT64_MAX;
-    keeps[device] = cudaDeviceGetAttribute(&supported, cudaDevAttrMemoryPoolsSupported, device) == cudaSuccess && supported &&
-                    cudaDeviceGetDefaultMemPool(&pool, device) == cudaSuccess &&
-                    cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &everything) == cudaSuccess;
+    if (cudaDeviceGetAttribute(&supported, cudaDevAttrMemoryPoolsSupported, device) != cudaSuccess || !supported ||
+        cudaMemPoolCreate(&pool_, &properties) != cudaSuccess ||
+        cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrReleaseThreshold, &everything) != cudaSuccess) {
+      pool_ = nullptr;
+    }
     cudaGetLastError();
-  });
-  return keeps[device];
+  }
+
+  cudaError_t take(const Stream& stream, void** memory, size_t bytes) {
+    if (!pool_) return cudaMalloc(memory, bytes);
+    cudaError_t error = cudaMallocFromPoolAsync(memory, bytes, pool_, handle_of(stream));
+    if (error == cudaErrorMemoryAllocation) {  // in one piece, perhaps, when all that is unused is the driver's again
+      cudaGetLastError();
+      trim(stream);
+      error = cudaMallocFromPoolAsync(memory, bytes, pool_, handle_of(stream));
+    }
+    if (error == cudaSuccess) {
+      ++buffers_;
+      error = cudaStreamSynchronize(handle_of(stream));
+    }
+    return error;
+  }
+
+  void release(const Stream& stream, void* memory) {
+    if (!pool_) {
+      cudaFree(memory);
+      return;
+    }
+    cudaFreeAsync(memory, handle_of(stream));
+    if (--buffers_ == 0) trim(stream);
+  }
+
+  // Bytes that are kept and not used.
+  size_t unused() const {
+    uint64_t reserved = 0, used = 0;
+    if (pool_) {
+      cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrReservedMemCurrent, &reserved);
+      cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrUsedMemCurrent, &used);
+    }
+    return static_cast<size_t>(reserved - used);
+  }
+
+ private:
+  void trim(const Stream& stream) {
+    cudaStreamSynchronize(handle_of(stream));  // what was released is unused then
+    cudaMemPoolTrimTo(pool_, 0);
+  }
+
+  cudaMemPool_t pool_ = nullptr;
+  std::atomic<size_t> buffers_ = 0;
+};
+
+Pool& pool_of(int device) {
+  static std::mutex mutex;
+  static auto* const pools = new std::map<int, Pool>;  // never destroyed: buffers may outlive static objects
+  const std::lock_guard lock(mutex);
+  return pools->try_emplace(device, device).first->second;
 }
 
 }  // namespace
@@ -145,16 +199,14 @@ bool keeps_memory(int device) {
 std::byte* allocate(const Stream& stream, size_t bytes) {
   use_device(stream.device());
   void* memory = nullptr;
-  const size_t size = std::max<size_t>(bytes, 1);
-  const bool kept = keeps_memory(stream.device());
-  cudaError_t error = kept ? cudaMallocAsync(&memory, size, handle_of(stream)) : cudaMalloc(&memory, size);
-  if (error == cudaSuccess && kept) error = cudaStreamSynchronize(handle_of(stream));
+  Pool& pool = pool_of(stream.device());
+  const cudaError_t error = pool.take(stream, &memory, std::max<size_t>(bytes, 1));
   if (error == cudaErrorMemoryAllocation) {
     cudaGetLastError();
     size_t free = 0, total = 0;
     cudaMemGetInfo(&free, &total);
     throw EngineError(kOutOfMemory, "no " + std::to_string(bytes) + " bytes of memory on CUDA device " +
-                                        std::to_string(stream.device()) + ": " + std::to_string(free) + " of " +
+                                        std::to_string(stream.device()) + ": " + std::to_string(free + pool.unused()) + " of " +
                                         std::to_string(total) + " bytes are free");
   }
   check(error, "memory");
@@ -163,11 +215,7 @@ std::byte* allocate(const Stream& stream, size_t bytes) {
 
 void release(const Stream& stream, std::byte* memory) noexcept {
   if (cudaSetDevice(stream.device()) != cudaSuccess) return;  // the process ends, and the device is gone already
-  if (keeps_memory(stream.device())) {
-    cudaFreeAsync(memory, handle_of(stream));
-  } else {
-    cudaFree(memory);
-  }
+  pool_of(stream.device()).release(stream, memory);
 }
 
 std::byte* allocate_pinned(size_t bytes) {

@@ -67,6 +67,7 @@ class Event {
 
 // Memory of a device, 256-byte aligned, in the order of the stream's work, which is no other than this. Throws
 // ERR_OUT_OF_MEMORY. What is released goes to the next that asks without waiting for anything: no work may use it any more.
+// It is kept until the device's last buffer goes.
 std::byte* allocate(const Stream& stream, size_t bytes);
 void release(const Stream& stream, std::byte* memory) noexcept;
 // Page-locked memory of the host, for copies beside other work. Throws ERR_OUT_OF_MEMORY.
