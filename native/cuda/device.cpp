@@ -4,6 +4,7 @@
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <utility>
 
 #include "base/error.h"
 #include "cpu/isa.h"
@@ -77,7 +78,7 @@ CudaDevice::CudaDevice(int index)
       memory_stream_(std::make_shared<cuda::Stream>(index)),
       stream_(index),
       side_stream_(index),
-      piece_ends_{cuda::Event(index), cuda::Event(index)},
+      piece_ends_{cuda::Event(index, cuda::Waits::asleep), cuda::Event(index, cuda::Waits::asleep)},
       staging_(index),
       pool_(available_parallelism()),
       accounting_(std::make_shared<MemoryAccount>()),
@@ -179,6 +180,7 @@ int CudaDevice::complaint(const std::string& text) {
 double CudaDevice::piece_of_work() const { return cuda::emulated() ? 1e7 : 1e12; }
 
 void CudaDevice::end_piece() {
+  has_pieces_ = true;
   last_piece_ ^= 1;
   piece_ends_[last_piece_].record(stream_);
   piece_ends_[last_piece_ ^ 1].synchronize();
@@ -195,6 +197,11 @@ std::unique_ptr<RecordedWork> CudaDevice::record(const std::function<void()>& bo
 
 void CudaDevice::synchronize() {
   cuda::copy_to_host(stream_, said_.get(), complaints_->data(), sizeof(int));
+  if (std::exchange(has_pieces_, false)) {
+    cuda::Event& end = piece_ends_[last_piece_ ^ 1];  // its piece is done
+    end.record(stream_);
+    end.synchronize();
+  }
   stream_.synchronize();
   int said;
   std::memcpy(&said, said_.get(), sizeof said);
@@ -207,6 +214,7 @@ void CudaDevice::synchronize() {
 }
 
 void CudaDevice::abandon() noexcept {
+  has_pieces_ = false;
   for (int attempt = 0; attempt < 2; ++attempt) {  // what failed may have taken the zeros with it
     try {
       cuda::fill_zeros(stream_, complaints_->data(), sizeof(int));

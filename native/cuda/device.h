@@ -17,7 +17,8 @@ namespace omni_id {
 //
 // A run gives its kernels to the stream and waits for it, so that what a run used may be freed when it has returned. Long ones
 // are given in pieces, of which the stream has two at most, one that is done and one that waits: a run that is cancelled gives
-// no more, and ends when these are done.
+// no more, and ends when these are done. Whoever waits for a piece sleeps; what is shorter is waited for spinning, since to be
+// woken takes longer than many a small plan.
 class CudaDevice final : public Device {
  public:
   // Throws ERR_DEVICE_UNAVAILABLE when there is no device of this number.
@@ -63,6 +64,7 @@ class CudaDevice final : public Device {
   cuda::Stream stream_, side_stream_;
   cuda::Event piece_ends_[2];  // of the last piece and of the one before, in turn
   size_t last_piece_ = 0;
+  bool has_pieces_ = false;  // the run that is under way
   cuda::Staging staging_;
   ThreadPool pool_;  // of the host
   std::shared_ptr<MemoryAccount> accounting_;

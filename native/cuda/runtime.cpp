@@ -105,10 +105,11 @@ Stream::~Stream() { cudaStreamDestroy(handle_of(*this)); }
 
 void Stream::synchronize() const { check(cudaStreamSynchronize(handle_of(*this)), "kernels"); }
 
-Event::Event(int device) {
+Event::Event(int device, Waits waits) {
   use_device(device);
   cudaEvent_t event;
-  check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "event");
+  const unsigned flags = cudaEventDisableTiming | (waits == Waits::asleep ? cudaEventBlockingSync : 0u);
+  check(cudaEventCreateWithFlags(&event, flags), "event");
   handle_ = event;
 }
 

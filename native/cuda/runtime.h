@@ -38,7 +38,7 @@ class Stream {
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
 
-  // Waits for all work; throws what failed in it.
+  // Waits for all work, spinning; throws what failed in it.
   void synchronize() const;
   void* handle() const { return handle_; }
   int device() const { return device_; }
@@ -48,10 +48,14 @@ class Stream {
   void* handle_ = nullptr;
 };
 
+// How a thread waits: spinning on a core of its own, and there within a microsecond, or asleep until it is woken, some ten or
+// more later.
+enum class Waits { spinning, asleep };
+
 // A place in a stream's work.
 class Event {
  public:
-  explicit Event(int device);
+  explicit Event(int device, Waits waits = Waits::spinning);
   ~Event();
   Event(const Event&) = delete;
   Event& operator=(const Event&) = delete;

@@ -168,7 +168,7 @@ void Stream::synchronize() const {
   drain(queued(*this));
 }
 
-Event::Event(int) : handle_(new Mark) {}
+Event::Event(int, Waits) : handle_(new Mark) {}
 
 Event::~Event() { delete static_cast<Mark*>(handle_); }
 
