@@ -132,6 +132,7 @@ const OperatorRow patch_scatter_gradient = {
             {{{15, 7}, {0}}, {{"images", int64_t{3}}}, {{1, {}}}},
             {{{90, 132}, {35}}, {{"images", int64_t{5}}}, {{1, spread(35, 5, 18)}}},
             {{{51, 4}, {40}}, {}, {{1, spread(40, 7, 51)}}},
+            {{{117, 36}, {39}}, {{"images", int64_t{39}}}, {{1, std::vector<int32_t>(39, 1)}}},
         },
 };
 

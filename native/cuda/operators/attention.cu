@@ -17,7 +17,9 @@
 //
 // Cost: 4 · queries · keys · dim flops and queries · keys powers a head; reads q and writes out once, k and v once for each
 // tile of queries, of which all but the first come from the second-level cache. At 257 queries and keys in bf16 that is 128
-// flops a byte of the first reading: bound by the tensor cores only where the cache holds k and v.
+// flops a byte of the first reading: bound by the tensor cores only where the cache holds k and v. They are three tiles, of
+// which the last keeps one warp busy, for one row: 12 % of the products are for nothing. With tiles of 64 queries it would be
+// 6 %, and every product would read twice the shared memory.
 #include <cmath>
 
 #include "cuda/operators/attention_products.cuh"

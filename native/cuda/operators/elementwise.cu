@@ -188,8 +188,8 @@ class ColumnSumsKernel final : public CudaKernel {
     with_type(dtype_, [&]<typename T>(T) {
       takes_vectors(call.inputs[0], kWidth<T>) ? start<T, kWidth<T>>(call, stream) : start<T, 1>(call, stream);
     });
-    add_partial_sums(stream, partial, blocks(), columns_, columns_, call.inputs[1].as<const float>(),
-                     call.outputs[0].as<float>());
+    add_partial_sums(stream,
+                     {partial, blocks(), columns_, columns_, call.inputs[1].as<const float>(), call.outputs[0].as<float>()});
   }
 
   template <typename T, int width>

@@ -328,10 +328,9 @@ class LayerNormGradientKernel final : public CudaKernel {
                           epsilon_};
       vectors ? start<T, 4>(g, stream) : start<T, 1>(g, stream);
     });
-    for (const int64_t which : {0, 1}) {
-      add_partial_sums(stream, partial + which * columns_, groups(), 2 * columns_, columns_, nullptr,
-                       call.outputs[static_cast<size_t>(1 + which)].as<float>());
-    }
+    const PartialSums weights{partial, groups(), 2 * columns_, columns_, nullptr, call.outputs[1].as<float>()};
+    const PartialSums biases{partial + columns_, groups(), 2 * columns_, columns_, nullptr, call.outputs[2].as<float>()};
+    add_partial_sums(stream, weights, biases);
   }
 
   template <typename T, int width>

@@ -15,30 +15,34 @@ namespace {
 constexpr int kThreads = 1024;
 constexpr int kWarps = kThreads / kWarp;
 
-__global__ void __launch_bounds__(kThreads)
-    add_partial_sums_kernel(const float* partial, int64_t rows, int64_t pitch, int64_t columns, const float* sum, float* out) {
+struct Both {
+  PartialSums of[2];
+};
+
+__global__ void __launch_bounds__(kThreads) add_partial_sums_kernel(Both both) {
   expect_threads<kThreads>();
   OMNI_ID_SHARED(float, sums, kThreads);
+  const PartialSums& g = both.of[blockIdx.y];
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int64_t column = int64_t{blockIdx.x} * kWarp + lane;
   float total = 0.0f;
-  if (column < columns) {
+  if (column < g.columns) {
 #pragma unroll 4
-    for (int64_t row = warp; row < rows; row += kWarps) total += partial[row * pitch + column];
+    for (int64_t row = warp; row < g.rows; row += kWarps) total += g.partial[row * g.pitch + column];
   }
   sums[threadIdx.x] = total;
   __syncthreads();
-  if (warp != 0 || column >= columns) return;
+  if (warp != 0 || column >= g.columns) return;
   for (int other = 1; other < kWarps; ++other) total += sums[other * kWarp + lane];
-  out[column] = sum ? sum[column] + total : total;
+  const int64_t at = column < g.out_columns ? column : column / g.out_columns * g.out_stride + column % g.out_columns;
+  g.out[at] = g.sum ? g.sum[column] + total : total;
 }
 
 }  // namespace
 
-void add_partial_sums(const Stream& stream, const float* partial, int64_t rows, int64_t pitch, int64_t columns,
-                      const float* sum, float* out) {
-  launch<add_partial_sums_kernel>(stream, dim3(blocks_for(columns, kWarp)), kThreads, 0, partial, rows, pitch, columns, sum,
-                                  out);
+void add_partial_sums(const Stream& stream, const PartialSums& one, const PartialSums& another) {
+  const dim3 blocks(blocks_for(std::max(one.columns, another.columns), kWarp), another.columns > 0 ? 2 : 1);
+  launch<add_partial_sums_kernel>(stream, blocks, kThreads, 0, Both{{one, another}});
 }
 
 }  // namespace omni_id::cuda
