@@ -1,15 +1,16 @@
 // What the CUDA kernels need and what they could reach, without a graphics processor:
 //   npm run cuda:report -- [--architectures 80,90] [--only layer_norm]
-// Compiles every file of native/cuda/operators for every architecture and prints of each kernel its registers, shared memory and how many warps of
-// the most there can be a multiprocessor holds; then of each operator in a training step bytes, flops, and the least time that they take on three cards.
+// Compiles every file of kernels for every architecture and prints of each kernel its registers, shared memory and how many warps of the most there
+// can be a multiprocessor holds; then of each operator in a training step, and of what is not in one, bytes, flops, and the least time that they take
+// on three cards.
 // Fails on a spill or a stack frame, where a block does not fit, and where a kernel does not say how many threads or how much shared memory it takes.
 import { readdirSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { compile } from './cuda-report/kernels.mjs';
 import { limits, occupancy } from './cuda-report/occupancy.mjs';
-import { cards, roofline } from './cuda-report/roofline.mjs';
+import { besides, cards, roofline } from './cuda-report/roofline.mjs';
 
 const root = join(import.meta.dirname, '..');
 const { values } = parseArgs({
@@ -24,8 +25,12 @@ for (const architecture of architectures) {
     throw new Error(`architecture ${architecture}, expected some of ${Object.keys(limits).join(', ')}`);
   }
 }
-const units = readdirSync(join(root, 'native/cuda/operators')).filter(
-  (name) => name.endsWith('.cu') && name.startsWith(values.only),
+// probe.cu is loaded, never launched.
+const units = ['operators', '.'].flatMap((folder) =>
+  readdirSync(join(root, 'native/cuda', folder))
+    .filter((name) => name.endsWith('.cu') && name !== 'probe.cu')
+    .filter((name) => name.startsWith(values.only))
+    .map((name) => join(folder, name)),
 );
 if (units.length === 0) throw new Error(`no file of kernels begins with "${values.only}"`);
 
@@ -63,7 +68,7 @@ const failed = [];
 for (const unit of units) {
   const ofUnit = kernels.filter((kernel) => kernel.unit === unit);
   if (ofUnit.length === 0) continue;
-  console.log(`\n${unit}: registers and occupancy by architecture; shared memory and threads of a block`);
+  console.log(`\n${basename(unit)}: registers and occupancy by architecture; shared memory and threads of a block`);
   const names = [...new Set(ofUnit.map(({ name }) => name))].sort();
   const rows = names.map((name) => {
     const same = architectures.map((architecture) =>
@@ -96,23 +101,26 @@ const unitOf = (value, units_) => {
 const bytes = (value) => unitOf(value, [[1e9, 'GB'], [1e6, 'MB'], [1e3, 'kB'], [1, 'B']]); // prettier-ignore
 const flops = (value) => unitOf(value, [[1e12, 'TFLOP'], [1e9, 'GFLOP'], [1e6, 'MFLOP'], [1, 'FLOP']]); // prettier-ignore
 const time = (value) => unitOf(value, [[1, 's'], [1e-3, 'ms'], [1e-6, 'us'], [1e-9, 'ns']]); // prettier-ignore
-for (const [preset, identities] of [
-  ['nano', 64],
-  ['h', 8],
-]) {
-  const rows = roofline(preset, identities);
-  console.log(
-    `\nOne training step of the encoder "${preset}" with a masked decoder, bf16, ${identities} identities of 3 photos and 8 targets: the least time`,
-  );
+/** Prints what operators take at least, and together when they are those of one step. */
+function printOperators(title, rows, together) {
+  console.log(`\n${title}: the least time`);
   const total = cards.map((_, i) => rows.reduce((sum, { seconds }) => sum + seconds[i], 0));
   table(
     ['operator', 'uses', 'largest output', 'bytes', 'flops', ...cards.map(({ name }) => name)],
     [
       ...rows.map(({ op, count, largest, seconds, ...sum }) => [op, count, largest, bytes(sum.bytes), flops(sum.flops), ...seconds.map(time)]),
-      ['all', '', '', '', '', ...total.map(time)],
+      ...(together ? [['all', '', '', '', '', ...total.map(time)]] : []),
     ], // prettier-ignore
   );
 }
+for (const [preset, identities] of [
+  ['nano', 64],
+  ['h', 8],
+]) {
+  const title = `One training step of the encoder "${preset}" with a masked decoder, bf16, ${identities} identities of 3 photos and 8 targets`;
+  printOperators(title, roofline(preset, identities), true);
+}
+printOperators('In no training step', besides(), false);
 
 console.log(
   `\n${new Set(kernels.map(({ unit, name }) => unit + name)).size} kernels, ${architectures.length} architectures, ${failed.length} faults`,

@@ -9,7 +9,7 @@ const run = promisify(execFile);
 
 /**
  * @typedef {object} Kernel
- * @property {string} unit file that it stands in
+ * @property {string} unit file that it stands in, below native/cuda
  * @property {string} name with its template arguments
  * @property {number} architecture 80 for 8.0
  * @property {number} registers of a thread
@@ -60,7 +60,7 @@ function notes(ptx) {
 /**
  * Compiles a file of kernels as the package does (cmake/cuda.cmake).
  * @param {string} root of the package
- * @param {string} unit file below native/cuda/operators
+ * @param {string} unit file below native/cuda
  * @param {number} architecture
  * @returns {Promise<Kernel[]>}
  */
@@ -75,7 +75,7 @@ export async function compile(root, unit, architecture) {
       `-arch=sm_${architecture}`,
     ];
     const files = ['-Inative', '--keep', '--keep-dir', folder, '-cubin', '-o', join(folder, 'out.cubin')];
-    const { stderr } = await run('nvcc', [...options, ...files, `native/cuda/operators/${unit}`], {
+    const { stderr } = await run('nvcc', [...options, ...files, `native/cuda/${unit}`], {
       cwd: root,
       maxBuffer: 1 << 28,
     });

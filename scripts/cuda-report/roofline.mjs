@@ -11,11 +11,12 @@ const giga = 1e9;
 /**
  * Published peaks, without sparsity: bf16 and TF32 by tensor cores with f32 accumulation, f32 by the other units, and memory.
  * A100 80GB SXM: NVIDIA A100 datasheet (2021). H100 SXM: NVIDIA H100 datasheet (2023). RTX 4090: NVIDIA Ada GPU architecture whitepaper (2022), appendix A.
+ * f64 likewise, by the other units; on the RTX 4090 a 64th of f32.
  */
 export const cards = [
-  { name: 'A100', bf16: 312 * tera, tf32: 156 * tera, f32: 19.5 * tera, memory: 2039 * giga },
-  { name: 'H100', bf16: 989.4 * tera, tf32: 494.7 * tera, f32: 66.9 * tera, memory: 3350 * giga },
-  { name: 'RTX 4090', bf16: 165.2 * tera, tf32: 82.6 * tera, f32: 82.6 * tera, memory: 1008 * giga },
+  { name: 'A100', bf16: 312 * tera, tf32: 156 * tera, f32: 19.5 * tera, f64: 9.7 * tera, memory: 2039 * giga },
+  { name: 'H100', bf16: 989.4 * tera, tf32: 494.7 * tera, f32: 66.9 * tera, f64: 33.5 * tera, memory: 3350 * giga },
+  { name: 'RTX 4090', bf16: 165.2 * tera, tf32: 82.6 * tera, f32: 82.6 * tera, f64: 82.6 / 64 * tera, memory: 1008 * giga },
 ];
 
 const products = /^(linear|attention|patch_embedding$)/;
@@ -44,6 +45,30 @@ function step(preset, identities) {
 }
 
 const bytesOf = ({ dtype, shape }) => shape.reduce((a, b) => a * b, 1) * (dtype === 'bf16' ? 2 : 4);
+
+/**
+ * What no training step has: the gradient of a gather (of a batch of 64 images of 224 px in patches of 14, whole and in f32, for what learns from
+ * pixels), and the noise of 8 images of 1024 px (random.cu: 60 operations in double precision for a normal number).
+ * @returns the same as {@link roofline}
+ */
+export function besides() {
+  const attributes = { images: 64, channels: 3, height: 224, width: 224, patch: 14 };
+  const rows = { dtype: 'f32', shape: [64 * 256, 3 * 14 * 14] };
+  const images = { dtype: 'f32', shape: [64, 3, 224, 224] };
+  const gather = native().operatorFlops('patch_gather_gradient', [rows, null], attributes);
+  const numbers = { dtype: 'f32', shape: [8 * 262144] };
+  return [
+    { op: 'patch_gather_gradient', output: images, bytes: bytesOf(rows) + bytesOf(images), flops: gather, rate: 'f32' },
+    { op: 'fill_random', output: numbers, bytes: bytesOf(numbers), flops: 60 * numbers.shape[0], rate: 'f64' },
+  ].map(({ op, output, bytes, flops, rate }) => ({
+    op,
+    count: 1,
+    largest: `${output.dtype}[${output.shape.join(', ')}]`,
+    bytes,
+    flops,
+    seconds: cards.map((card) => Math.max(bytes / card.memory, flops / card[rate])),
+  })); // prettier-ignore
+}
 
 /**
  * @param {'nano' | 'h'} preset of the encoder
