@@ -353,6 +353,23 @@ void test_products() {
   expect(finding([&](const Stream& s) { launch<tf32_product_kernel>(s, 1, kWarp, 0, fa.data, fb.data, c.data); }), "",
          "a product in tf32");
   check(wrong(c.read(), 8, 8) == 0, "the product in tf32 is exact");
+
+  // 1 and halves of its last place: eight products are summed exactly and cut off, the next eight behind them.
+  const auto sum_with = [&](const std::vector<size_t>& halves) {
+    std::vector<bf16> left(256, __float2bfloat16_rn(0.0f)), right(128, __float2bfloat16_rn(0.0f));
+    left[0] = right[0] = __float2bfloat16_rn(1.0f);
+    for (const size_t k : halves) {
+      left[k] = __float2bfloat16_rn(0x1p-12f);
+      right[k * 8] = __float2bfloat16_rn(0x1p-12f);
+    }
+    const Array<bf16> a_of(left), b_of(right);
+    expect(finding([&](const Stream& s) { launch<product_kernel>(s, 1, kWarp, 768, a_of.data, b_of.data, c.data); }), "",
+           "a product of few");
+    return c.read()[0];
+  };
+  check(sum_with({1}) == 1.0f && sum_with({1, 2}) == 1.0f + 0x1p-23f, "eight products are summed exactly");
+  check(sum_with({1, 2, 3}) == 1.0f + 0x1p-23f, "and cut off, where rounding would give more");
+  check(sum_with({1, 8}) == 1.0f && sum_with({8, 9}) == 1.0f + 0x1p-23f, "the next eight come after that");
 }
 
 void test_streams() {

@@ -11,15 +11,17 @@
 // for all products with it. Blocks walk down groups of kGroup row tiles, so that those at work at one time share both operands
 // in the second-level cache.
 //
+// Tensor cores cut sums off instead of rounding them: errors have one sign, and over hundreds of steps add up to more than f32
+// may have. So they sum few products from zero, 32 depths in bf16 (a tile's two steps) and eight in f32, and these sums are
+// added to those of the warp by the ordinary adder, which rounds (Ootomo and Yokota, "Recovering single precision accuracy from
+// Tensor Cores", IJHPCA 36, 2022). In bf16 that is two additions a thread for each mma, which run beside it.
+//
 // bf16 is multiplied by mma.m16n8k16. f32 is cut into the nearest tf32 (11 bits) and the rest (12 bits, of which the tensor
 // core takes 11), and multiplied by three mma.m16n8k8: rest · near + near · rest + near · near. What is left out, rest · rest
 // and the lowest bit of each rest, is at most 2^-21 of a product: within the rounding of a sum in f32 where there are many, but
-// not of few, so that depths below kLeastDepthF32 go to the ordinary multiplier. Tensor cores round sums towards zero,
-// which over hundreds of steps adds up; so the products of eight depths are summed there from zero, and added to the sums in
-// f32 by the ordinary adder (Ootomo and Yokota, "Recovering single precision accuracy from Tensor Cores", IJHPCA 36, 2022).
-// Infinities become NaN. On A100 and H100 this has two and a half times the peak of f32 FMA (156 / 3 against 19.5 TFLOP/s, 495
-// / 3 against 67); on consumer cards, whose tensor cores do no more tf32 than their adders f32, a third of it, and f32 is not
-// what they are for.
+// not of few, so that depths below kLeastDepthF32 go to the ordinary multiplier. Infinities become NaN. On A100 and H100 this
+// has two and a half times the peak of f32 FMA (156 / 3 against 19.5 TFLOP/s, 495 / 3 against 67); on consumer cards, whose
+// tensor cores do no more tf32 than their adders f32, a third of it, and f32 is not what they are for.
 //
 // Where y has too few tiles to fill a card, the depth is split among blocks, whose sums lie in the workspace and are added in
 // order by a second launch, with the epilogue. How it is split depends on the sizes alone, so that sums do not depend on the
@@ -88,17 +90,39 @@ __device__ __forceinline__ uint2 half_of(uint4 fragment, int half) {
   return half == 0 ? make_uint2(fragment.x, fragment.z) : make_uint2(fragment.y, fragment.w);
 }
 
-__device__ __forceinline__ void multiply_add(const Fragment<bf16>& left, const Fragment<bf16>& right, int half, float4& sum) {
-  sum = mma_bf16(left.values, half_of(right.values, half), sum);
+__device__ __forceinline__ float4 multiply_add(const Fragment<bf16>& left, const Fragment<bf16>& right, int half, float4 part) {
+  return mma_bf16(left.values, half_of(right.values, half), part);
 }
 
-__device__ __forceinline__ void multiply_add(const Fragment<float>& left, const Fragment<float>& right, int half, float4& sum) {
-  float4 part = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+__device__ __forceinline__ float4 multiply_add(const Fragment<float>& left, const Fragment<float>& right, int half,
+                                               float4 part) {
   part = mma_tf32(left.rest, half_of(right.near, half), part);
   part = mma_tf32(left.near, half_of(right.rest, half), part);
   part = mma_tf32(left.near, half_of(right.near, half), part);
-  sum = sum_of(sum, part);
+  return part;
 }
+
+// Where a block's tile of the result begins, and a warp's share in it; of numbers that the compiler cannot know again, so that
+// what is found after the loop is not kept through it.
+template <typename Tile>
+struct Corner {
+  int thread, warp_row, warp_column;
+  int64_t row, column;
+
+  __device__ __forceinline__ explicit Corner(const Extent& extent) : thread(static_cast<int>(threadIdx.x)) {
+    unsigned block = blockIdx.x;
+    asm volatile("" : "+r"(thread), "+r"(block));
+    const int warp = thread / kWarp;
+    warp_row = warp / (Tile::kColumns / kWarpColumns) * Tile::kWarpRows;
+    warp_column = warp % (Tile::kColumns / kWarpColumns) * kWarpColumns;
+    const unsigned row_tiles = static_cast<unsigned>((extent.rows + Tile::kRows - 1) / Tile::kRows);
+    const unsigned column_tiles = static_cast<unsigned>((extent.columns + Tile::kColumns - 1) / Tile::kColumns);
+    const unsigned group = block / (kGroup * column_tiles), in_group = block % (kGroup * column_tiles);
+    const unsigned height = row_tiles - group * kGroup < kGroup ? row_tiles - group * kGroup : kGroup;
+    row = int64_t{group * kGroup + in_group % height} * Tile::kRows;
+    column = int64_t{in_group / height} * Tile::kColumns;
+  }
+};
 
 // A warp's 16 × 32 sums between registers and the epilogue. 40 words a row: the pairs that half a warp writes, and the
 // quadruples that eight lanes read, lie in different banks.
@@ -112,25 +136,15 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kThreads == 256 && sizeo
   using T = typename Left::Element;
   using LeftTile = OperandTile<T, Left::contiguous, Tile::kRows>;
   using RightTile = OperandTile<T, Right::contiguous, Tile::kColumns>;
-  // f32 needs twice the registers for a step's fragments: two steps at once would not fit.
-  [[maybe_unused]] constexpr int kUnrolledSteps = sizeof(T) == 2 ? kSteps : 1;
+  // Steps that are summed from zero. f32 needs twice the registers for a step's fragments: two at once would not fit.
+  constexpr int kTogether = sizeof(T) == 2 ? kSteps : 1;
   constexpr int kStageBytes = LeftTile::kBytes + RightTile::kBytes;
   constexpr int kWarps = Tile::kThreads / kWarp, kRowBlocks = Tile::kWarpRows / 16, kColumnPairs = kWarpColumns / 16;
   static_assert(Tile::kRows / Tile::kWarpRows * (Tile::kColumns / kWarpColumns) == kWarps);
   static_assert(kWarps * kSumsBytes <= Tile::kStages * kStageBytes);
   expect_dynamic_shared<size_t{Tile::kStages} * kStageBytes>();
   unsigned char* const shared = dynamic_shared<unsigned char>();
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  const int warp_row = warp / (Tile::kColumns / kWarpColumns) * Tile::kWarpRows;
-  const int warp_column = warp % (Tile::kColumns / kWarpColumns) * kWarpColumns;
-
-  const unsigned row_tiles = static_cast<unsigned>((extent.rows + Tile::kRows - 1) / Tile::kRows);
-  const unsigned column_tiles = static_cast<unsigned>((extent.columns + Tile::kColumns - 1) / Tile::kColumns);
-  const unsigned group = blockIdx.x / (kGroup * column_tiles), in_group = blockIdx.x % (kGroup * column_tiles);
-  const unsigned height = row_tiles - group * kGroup < kGroup ? row_tiles - group * kGroup : kGroup;
-  const int64_t first_row = int64_t{group * kGroup + in_group % height} * Tile::kRows;
-  const int64_t first_column = int64_t{in_group / height} * Tile::kColumns;
-
+  const Corner<Tile> corner(extent);
   const int64_t first = int64_t{blockIdx.y} * extent.depth_per_split;
   const int64_t end = min(extent.depth, first + extent.depth_per_split);
   const int tiles = static_cast<int>((end - first + kTileDepth<T> - 1) / kTileDepth<T>);
@@ -141,8 +155,8 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kThreads == 256 && sizeo
   const auto fetch = [&](int tile) {
     if (tile < tiles) {
       const int64_t depth = first + int64_t{tile} * kTileDepth<T>;
-      left.template fetch<Tile::kRows, Tile::kThreads>(staged_left, stage(tile), first_row, depth, end);
-      right.template fetch<Tile::kColumns, Tile::kThreads>(staged_right, stage(tile) + LeftTile::kBytes, first_column, depth,
+      left.template fetch<Tile::kRows, Tile::kThreads>(staged_left, stage(tile), corner.row, depth, end);
+      right.template fetch<Tile::kColumns, Tile::kThreads>(staged_right, stage(tile) + LeftTile::kBytes, corner.column, depth,
                                                            end);
     }
     cp_async_commit();  // of nothing too, so that the number of groups is that of tiles
@@ -170,18 +184,25 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kThreads == 256 && sizeo
     __syncthreads();
     fetch(tile + Tile::kStages - 1);
     const unsigned char* const at = stage(tile);
-#pragma unroll kUnrolledSteps
-    for (int step = 0; step < kSteps; ++step) {
-      Fragment<T> of_left[kRowBlocks];
+#pragma unroll 1
+    for (int step = 0; step < kSteps; step += kTogether) {
+      Fragment<T> of_right[kColumnPairs][kTogether];
 #pragma unroll
-      for (int i = 0; i < kRowBlocks; ++i) of_left[i] = Fragment<T>(LeftTile::fragment(at, warp_row + 16 * i, step));
+      for (int j = 0; j < kColumnPairs * kTogether; ++j) {
+        const int pair = j / kTogether, s = j % kTogether;
+        of_right[pair][s] = Fragment<T>(RightTile::fragment(at + LeftTile::kBytes, corner.warp_column + 16 * pair, step + s));
+      }
 #pragma unroll
-      for (int pair = 0; pair < kColumnPairs; ++pair) {
-        const Fragment<T> of_right(RightTile::fragment(at + LeftTile::kBytes, warp_column + 16 * pair, step));
+      for (int i = 0; i < kRowBlocks; ++i) {
+        Fragment<T> of_left[kTogether];
 #pragma unroll
-        for (int i = 0; i < kRowBlocks; ++i) {
-          multiply_add(of_left[i], of_right, 0, sums[i][2 * pair]);
-          multiply_add(of_left[i], of_right, 1, sums[i][2 * pair + 1]);
+        for (int s = 0; s < kTogether; ++s) of_left[s] = Fragment<T>(LeftTile::fragment(at, corner.warp_row + 16 * i, step + s));
+#pragma unroll
+        for (int j = 0; j < 2 * kColumnPairs; ++j) {
+          float4 part = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll
+          for (int s = 0; s < kTogether; ++s) part = multiply_add(of_left[s], of_right[j / 2][s], j % 2, part);
+          sums[i][j] = sum_of(sums[i][j], part);
         }
       }
     }
@@ -190,9 +211,11 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kThreads == 256 && sizeo
   cp_async_wait<0>();
   __syncthreads();
 
-  // From here on a warp has its own piece of shared memory.
-  float* const staged = reinterpret_cast<float*>(shared + warp * kSumsBytes);
-  const int64_t column = first_column + warp_column + lane % 8 * 4;
+  // From here on a warp has its own piece of shared memory. Its place is found anew: the sums leave no registers to keep it in.
+  const Corner<Tile> again(extent);
+  const int lane = again.thread % kWarp;
+  float* const staged = reinterpret_cast<float*>(shared + again.thread / kWarp * kSumsBytes);
+  const int64_t column = again.column + again.warp_column + lane % 8 * 4;
 #pragma unroll
   for (int i = 0; i < kRowBlocks; ++i) {
     __syncwarp();
@@ -206,7 +229,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kThreads == 256 && sizeo
 #pragma unroll 1
     for (int part = 0; part < 4; ++part) {
       const int in_block = part * 4 + lane / 8;
-      const int64_t row = first_row + warp_row + 16 * i + in_block;
+      const int64_t row = again.row + again.warp_row + 16 * i + in_block;
       if (row >= extent.rows || column >= extent.columns) continue;
       const float4 v = load_vector<float4>(staged + in_block * kSumsPitch + lane % 8 * 4);
       if (extent.partial) {
