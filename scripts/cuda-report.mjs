@@ -68,7 +68,9 @@ const failed = [];
 for (const unit of units) {
   const ofUnit = kernels.filter((kernel) => kernel.unit === unit);
   if (ofUnit.length === 0) continue;
-  console.log(`\n${basename(unit)}: registers and occupancy by architecture; shared memory and threads of a block`);
+  console.log(
+    `\n${basename(unit)}: registers and occupancy by architecture; shared memory and threads of a block`,
+  );
   const names = [...new Set(ofUnit.map(({ name }) => name))].sort();
   const rows = names.map((name) => {
     const same = architectures.map((architecture) =>

@@ -14,9 +14,30 @@ const giga = 1e9;
  * f64 likewise, by the other units; on the RTX 4090 a 64th of f32.
  */
 export const cards = [
-  { name: 'A100', bf16: 312 * tera, tf32: 156 * tera, f32: 19.5 * tera, f64: 9.7 * tera, memory: 2039 * giga },
-  { name: 'H100', bf16: 989.4 * tera, tf32: 494.7 * tera, f32: 66.9 * tera, f64: 33.5 * tera, memory: 3350 * giga },
-  { name: 'RTX 4090', bf16: 165.2 * tera, tf32: 82.6 * tera, f32: 82.6 * tera, f64: 82.6 / 64 * tera, memory: 1008 * giga },
+  {
+    name: 'A100',
+    bf16: 312 * tera,
+    tf32: 156 * tera,
+    f32: 19.5 * tera,
+    f64: 9.7 * tera,
+    memory: 2039 * giga,
+  },
+  {
+    name: 'H100',
+    bf16: 989.4 * tera,
+    tf32: 494.7 * tera,
+    f32: 66.9 * tera,
+    f64: 33.5 * tera,
+    memory: 3350 * giga,
+  },
+  {
+    name: 'RTX 4090',
+    bf16: 165.2 * tera,
+    tf32: 82.6 * tera,
+    f32: 82.6 * tera,
+    f64: (82.6 / 64) * tera,
+    memory: 1008 * giga,
+  },
 ];
 
 const products = /^(linear|attention|patch_embedding$)/;

@@ -65,7 +65,15 @@ export const deviceName = kind<DeviceName>(
 export function devices(): Devices {
   const found = translated(() => native().cudaDevices());
   const numbered = found.devices.map((one, number) => ({ device: cudaName(number), ...one }));
-  const cuda = numbered.filter(({ reason }) => reason === '').map(({ reason: _, ...one }) => one);
+  const cuda = numbered
+    .filter(({ reason }) => reason === '')
+    .map(({ device, name, computeCapability, multiprocessors, memoryBytes }): CudaDeviceInfo => ({
+      device,
+      name,
+      computeCapability,
+      multiprocessors,
+      memoryBytes,
+    }));
   const names = cuda.map(({ device }) => device);
   const refused = numbered.filter(({ reason }) => reason !== '');
   return {

@@ -196,7 +196,8 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kThreads == 256 && sizeo
       for (int i = 0; i < kRowBlocks; ++i) {
         Fragment<T> of_left[kTogether];
 #pragma unroll
-        for (int s = 0; s < kTogether; ++s) of_left[s] = Fragment<T>(LeftTile::fragment(at, corner.warp_row + 16 * i, step + s));
+        for (int s = 0; s < kTogether; ++s)
+          of_left[s] = Fragment<T>(LeftTile::fragment(at, corner.warp_row + 16 * i, step + s));
 #pragma unroll
         for (int j = 0; j < 2 * kColumnPairs; ++j) {
           float4 part = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
