@@ -150,4 +150,12 @@ __device__ __forceinline__ float warp_max(float x) {
   return x;
 }
 
+// The thread's number as the compiler cannot know it: addresses that follow from it are computed again for every tile, instead
+// of being kept in registers from before the loop, which loops full of sums have none left for.
+__device__ __forceinline__ int thread_again() {
+  int thread = static_cast<int>(threadIdx.x);
+  asm volatile("" : "+r"(thread));
+  return thread;
+}
+
 }  // namespace omni_id::cuda

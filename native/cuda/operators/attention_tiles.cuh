@@ -33,14 +33,6 @@ inline bool moves_in_chunks(const TensorView& view, int64_t dim) {
          dim * size % kChunkBytes == 0;
 }
 
-// The thread's number as the compiler cannot know it: addresses that follow from it are computed again for every tile, instead
-// of being kept in registers from before the loop, which heads of 80 and 128 columns have none left for.
-__device__ __forceinline__ int thread_again() {
-  int thread = static_cast<int>(threadIdx.x);
-  asm volatile("" : "+r"(thread));
-  return thread;
-}
-
 template <typename T, int width>
 struct SharedTile {
   static constexpr int kPerChunk = kChunkBytes / sizeof(T);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "cuda/operators/divisor.cuh"
 #include "cuda/operators/gemm_epilogue.cuh"
 #include "cuda/operators/gemm_tile.cuh"
 
@@ -49,11 +50,25 @@ struct SmallTile {
 constexpr int kWarpColumns = 32;
 constexpr int kGroup = 8;
 
+// Rows, columns and depth of a product: of what can be reached from a tile's beginning an int holds the number.
+constexpr int64_t kLargestExtent = INT32_MAX - 1024;
+
 struct Extent {
   int64_t rows, columns, depth;
   int64_t depth_per_split;  // a multiple of a tile's
   float* partial;           // [splits, rows, partial_stride], or null: the block has the whole sum
   int64_t partial_stride;   // of columns, a multiple of 4
+};
+
+// The order in which blocks take tiles: down groups of kGroup rows of tiles, of which the last may have fewer.
+struct Walk {
+  Divisor group_tiles, last_height;
+  int whole_groups;
+
+  Walk(int64_t row_tiles, int64_t column_tiles)
+      : group_tiles(kGroup * column_tiles),
+        last_height(row_tiles % kGroup == 0 ? kGroup : row_tiles % kGroup),
+        whole_groups(static_cast<int>(row_tiles / kGroup)) {}
 };
 
 // Of normal operands, one sum in 100,000 of 8 products is off by more than the bound of graph/rounding.h, none in 300,000
@@ -102,36 +117,40 @@ __device__ __forceinline__ float4 multiply_add(const Fragment<float>& left, cons
   return part;
 }
 
-// Where a block's tile of the result begins, and a warp's share in it; of numbers that the compiler cannot know again, so that
-// what is found after the loop is not kept through it.
+// Where a block's tile of the result begins, and a warp's share in it.
 template <typename Tile>
 struct Corner {
-  int thread, warp_row, warp_column;
-  int64_t row, column;
+  int thread, warp_row, warp_column, row, column;
 
-  __device__ __forceinline__ explicit Corner(const Extent& extent) : thread(static_cast<int>(threadIdx.x)) {
-    unsigned block = blockIdx.x;
-    asm volatile("" : "+r"(thread), "+r"(block));
+  __device__ __forceinline__ Corner(const Walk& walk, int thread_, int block) : thread(thread_) {
     const int warp = thread / kWarp;
     warp_row = warp / (Tile::kColumns / kWarpColumns) * Tile::kWarpRows;
     warp_column = warp % (Tile::kColumns / kWarpColumns) * kWarpColumns;
-    const unsigned row_tiles = static_cast<unsigned>((extent.rows + Tile::kRows - 1) / Tile::kRows);
-    const unsigned column_tiles = static_cast<unsigned>((extent.columns + Tile::kColumns - 1) / Tile::kColumns);
-    const unsigned group = block / (kGroup * column_tiles), in_group = block % (kGroup * column_tiles);
-    const unsigned height = row_tiles - group * kGroup < kGroup ? row_tiles - group * kGroup : kGroup;
-    row = int64_t{group * kGroup + in_group % height} * Tile::kRows;
-    column = int64_t{in_group / height} * Tile::kColumns;
+    const int group = walk.group_tiles.quotient(block);
+    const int in_group = block - group * static_cast<int>(walk.group_tiles.divisor);
+    const bool whole = group < walk.whole_groups;
+    const int height = whole ? kGroup : static_cast<int>(walk.last_height.divisor);
+    const int column_tile = whole ? in_group / kGroup : walk.last_height.quotient(in_group);
+    row = (group * kGroup + in_group - column_tile * height) * Tile::kRows;
+    column = column_tile * Tile::kColumns;
+  }
+
+  // From numbers that the compiler does not know again, so that none of it is kept through a loop full of sums.
+  static __device__ __forceinline__ Corner again(const Walk& walk) {
+    int block = static_cast<int>(blockIdx.x);
+    asm volatile("" : "+r"(block));
+    return Corner(walk, thread_again(), block);
   }
 };
 
-// A warp's 16 × 32 sums between registers and the epilogue. 40 words a row: the pairs that half a warp writes, and the
-// quadruples that eight lanes read, lie in different banks.
-constexpr int kSumsPitch = kWarpColumns + 8;
-constexpr int kSumsBytes = 16 * kSumsPitch * static_cast<int>(sizeof(float));
+// 32 × 32 of a warp's sums between registers and the epilogue, which has need of the registers. 40 words a row: the pairs that
+// half a warp writes, and the quadruples that eight lanes read, lie in different banks.
+constexpr int kSumsRows = 32, kSumsPitch = kWarpColumns + 8;
+constexpr int kSumsBytes = kSumsRows * kSumsPitch * static_cast<int>(sizeof(float));
 
 template <typename Tile, typename Left, typename Right>
 __global__ void __launch_bounds__(Tile::kThreads, Tile::kThreads == 256 && sizeof(typename Left::Element) == 2 ? 2 : 1)
-    gemm_kernel(Left left, Right right, Extent extent, Epilogue epilogue) {
+    gemm_kernel(Left left, Right right, Extent extent, Walk walk, Epilogue epilogue) {
   expect_threads<Tile::kThreads>();
   using T = typename Left::Element;
   using LeftTile = OperandTile<T, Left::contiguous, Tile::kRows>;
@@ -144,27 +163,27 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kThreads == 256 && sizeo
   static_assert(kWarps * kSumsBytes <= Tile::kStages * kStageBytes);
   expect_dynamic_shared<size_t{Tile::kStages} * kStageBytes>();
   unsigned char* const shared = dynamic_shared<unsigned char>();
-  const Corner<Tile> corner(extent);
-  const int64_t first = int64_t{blockIdx.y} * extent.depth_per_split;
-  const int64_t end = min(extent.depth, first + extent.depth_per_split);
-  const int tiles = static_cast<int>((end - first + kTileDepth<T> - 1) / kTileDepth<T>);
+  const Corner<Tile> corner(walk, static_cast<int>(threadIdx.x), static_cast<int>(blockIdx.x));
+  const int first = static_cast<int>(blockIdx.y * extent.depth_per_split);
+  const int end = static_cast<int>(min(extent.depth, first + extent.depth_per_split));
 
   typename Left::template Staging<LeftTile::kChunks / Tile::kThreads> staged_left;
   typename Right::template Staging<RightTile::kChunks / Tile::kThreads> staged_right;
-  const auto stage = [&](int tile) { return shared + tile % Tile::kStages * kStageBytes; };
-  const auto fetch = [&](int tile) {
-    if (tile < tiles) {
-      const int64_t depth = first + int64_t{tile} * kTileDepth<T>;
-      left.template fetch<Tile::kRows, Tile::kThreads>(staged_left, stage(tile), corner.row, depth, end);
-      right.template fetch<Tile::kColumns, Tile::kThreads>(staged_right, stage(tile) + LeftTile::kBytes, corner.column, depth,
-                                                           end);
+  // Of the tile that begins `rest` before the end of the depth; none where nothing is left.
+  const auto fetch = [&](int stage, int rest) {
+    if (rest > 0) {
+      const Corner<Tile> its = Corner<Tile>::again(walk);
+      unsigned char* const to = shared + stage;
+      left.template fetch<Tile::kRows, Tile::kThreads>(staged_left, to, its.row, end - rest, end);
+      right.template fetch<Tile::kColumns, Tile::kThreads>(staged_right, to + LeftTile::kBytes, its.column, end - rest, end);
     }
     cp_async_commit();  // of nothing too, so that the number of groups is that of tiles
   };
-  const auto put = [&](int tile) {
-    if (tile >= tiles) return;
-    left.template put<Tile::kRows, Tile::kThreads>(staged_left, stage(tile));
-    right.template put<Tile::kColumns, Tile::kThreads>(staged_right, stage(tile) + LeftTile::kBytes);
+  const auto put = [&](int stage, int rest) {
+    if (rest <= 0) return;
+    unsigned char* const to = shared + stage;
+    left.template put<Tile::kRows, Tile::kThreads>(staged_left, to);
+    right.template put<Tile::kColumns, Tile::kThreads>(staged_right, to + LeftTile::kBytes);
   };
 
   float4 sums[kRowBlocks][2 * kColumnPairs];
@@ -173,17 +192,20 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kThreads == 256 && sizeo
 #pragma unroll
     for (int j = 0; j < 2 * kColumnPairs; ++j) sums[i][j] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
   }
-  for (int tile = 0; tile < Tile::kStages - 1; ++tile) {
-    fetch(tile);
-    put(tile);
+  constexpr int kAhead = (Tile::kStages - 1) * kTileDepth<T>;
+  for (int i = 0; i < Tile::kStages - 1; ++i) {
+    fetch(i * kStageBytes, end - first - i * kTileDepth<T>);
+    put(i * kStageBytes, end - first - i * kTileDepth<T>);
   }
+  int stage = 0;
 #pragma unroll 1
-  for (int tile = 0; tile < tiles; ++tile) {
+  for (int rest = end - first; rest > 0; rest -= kTileDepth<T>) {
+    const int before = (stage == 0 ? Tile::kStages * kStageBytes : stage) - kStageBytes;
     cp_async_wait<Tile::kStages - 2>();
-    // Tile `tile` is there for all, and all have read the one before, whose buffer the next fetch fills.
+    // The stage's tile is there for all, and all have read the one before, whose buffer the next fetch fills.
     __syncthreads();
-    fetch(tile + Tile::kStages - 1);
-    const unsigned char* const at = stage(tile);
+    fetch(before, rest - kAhead);
+    const unsigned char* const at = shared + stage;
 #pragma unroll 1
     for (int step = 0; step < kSteps; step += kTogether) {
       Fragment<T> of_right[kColumnPairs][kTogether];
@@ -207,30 +229,34 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kThreads == 256 && sizeo
         }
       }
     }
-    put(tile + Tile::kStages - 1);
+    put(before, rest - kAhead);
+    stage = stage == (Tile::kStages - 1) * kStageBytes ? 0 : stage + kStageBytes;
   }
   cp_async_wait<0>();
   __syncthreads();
 
   // From here on a warp has its own piece of shared memory. Its place is found anew: the sums leave no registers to keep it in.
-  const Corner<Tile> again(extent);
+  const Corner<Tile> again = Corner<Tile>::again(walk);
   const int lane = again.thread % kWarp;
   float* const staged = reinterpret_cast<float*>(shared + again.thread / kWarp * kSumsBytes);
-  const int64_t column = again.column + again.warp_column + lane % 8 * 4;
+  const int64_t column = int64_t{again.column} + again.warp_column + lane % 8 * 4;
 #pragma unroll
-  for (int i = 0; i < kRowBlocks; ++i) {
+  for (int first_row = 0; first_row < Tile::kWarpRows; first_row += kSumsRows) {
     __syncwarp();
 #pragma unroll
-    for (int j = 0; j < 2 * kColumnPairs; ++j) {
-      float* const to = staged + lane / 4 * kSumsPitch + 8 * j + lane % 4 * 2;
-      store_vector(to, make_float2(sums[i][j].x, sums[i][j].y));
-      store_vector(to + 8 * kSumsPitch, make_float2(sums[i][j].z, sums[i][j].w));
+    for (int i = 0; i < kSumsRows / 16; ++i) {
+#pragma unroll
+      for (int j = 0; j < 2 * kColumnPairs; ++j) {
+        const float4 v = sums[first_row / 16 + i][j];
+        float* const to = staged + (16 * i + lane / 4) * kSumsPitch + 8 * j + lane % 4 * 2;
+        store_vector(to, make_float2(v.x, v.y));
+        store_vector(to + 8 * kSumsPitch, make_float2(v.z, v.w));
+      }
     }
     __syncwarp();
 #pragma unroll 1
-    for (int part = 0; part < 4; ++part) {
-      const int in_block = part * 4 + lane / 8;
-      const int64_t row = again.row + again.warp_row + 16 * i + in_block;
+    for (int in_block = lane / 8; in_block < kSumsRows; in_block += 4) {
+      const int64_t row = int64_t{again.row} + again.warp_row + first_row + in_block;
       if (row >= extent.rows || column >= extent.columns) continue;
       const float4 v = load_vector<float4>(staged + in_block * kSumsPitch + lane % 8 * 4);
       if (extent.partial) {

@@ -42,8 +42,9 @@ struct OperandTile {
   // 16 rows from `row` on of one step, as the left operand of an mma has them: x and z are the lower and the upper half of the
   // depth of rows 0 to 7, y and w of rows 8 to 15. Of a right operand, x and z are the first eight columns, y and w the others.
   static __device__ __forceinline__ uint4 fragment(const unsigned char* tile, int row, int step) {
-    const int lane = threadIdx.x % kWarp;
+    int lane = threadIdx.x % kWarp;
     if constexpr (contiguous == Contiguous::depth) {
+      lane = static_cast<unsigned>(thread_again()) % kWarp;
       return ldmatrix_x4(tile + place(row + lane % 16, step * 2 + lane / 16));
     } else if constexpr (sizeof(T) == 2) {
       return ldmatrix_x4_transposed(tile + place(step * 16 + lane / 16 * 8 + lane % 8, row / 8 + lane / 8 % 2));
@@ -68,7 +69,7 @@ struct MatrixOperand {
 
   const T* data;
   int64_t stride;
-  int64_t rows;
+  int rows;
   // What base and stride are multiples of, in bytes, and so how much is copied at once: 16; 4, where the strides allow no more
   // (14 · 14 · 3 values of a patch in bf16 are 73 and a half chunks); 2, of odd strides in bf16, for which there is no
   // asynchronous copy.
@@ -80,19 +81,20 @@ struct MatrixOperand {
 
   // Starts the copy of depths [first, end) of rows from `row` on. What lies beyond the matrix is filled with zeros.
   template <int tile_rows, int threads>
-  __device__ __forceinline__ void fetch(Staging<tile_rows * kDepthBytes / kChunkBytes / threads>&, unsigned char* tile,
-                                        int64_t row, int64_t first, int64_t end) const {
+  __device__ __forceinline__ void fetch(Staging<tile_rows * kDepthBytes / kChunkBytes / threads>&, unsigned char* tile, int row,
+                                        int first, int end) const {
     using Tile = OperandTile<T, contiguous, tile_rows>;
+    const int thread = thread_again();
 #pragma unroll
     for (int i = 0; i < Tile::kChunks / threads; ++i) {
-      const int chunk = i * threads + static_cast<int>(threadIdx.x);
+      const int chunk = i * threads + thread;
       const int line = chunk / Tile::kChunksPerLine, place = chunk % Tile::kChunksPerLine;
       // The chunk's first value, and how many there are from it on.
-      const int64_t at_line = (contiguous == Contiguous::depth ? row : first) + line;
-      const int64_t at = (contiguous == Contiguous::depth ? first : row) + place * kChunk<T>;
+      const int at_line = (contiguous == Contiguous::depth ? row : first) + line;
+      const int at = (contiguous == Contiguous::depth ? first : row) + place * kChunk<T>;
       const bool inside = at_line < (contiguous == Contiguous::depth ? rows : end);
-      const int64_t left = (contiguous == Contiguous::depth ? end : rows) - at;
-      const int count = inside && left > 0 ? static_cast<int>(min(left, int64_t{kChunk<T>})) : 0;
+      const int left = (contiguous == Contiguous::depth ? end : rows) - at;
+      const int count = inside ? max(0, min(left, kChunk<T>)) : 0;
       copy(tile + Tile::place(line, place), count > 0 ? data + at_line * stride + at : data, count);
     }
   }

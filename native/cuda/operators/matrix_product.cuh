@@ -93,7 +93,7 @@ template <typename T, Contiguous contiguous>
 MatrixOperand<T, contiguous> operand(const ReadyOperand& ready, int64_t rows) {
   const int64_t stride = ready.stride;
   const int unit = allows(16, ready.data, stride, sizeof(T)) ? 16 : allows(4, ready.data, stride, sizeof(T)) ? 4 : 2;
-  return {reinterpret_cast<const T*>(ready.data), stride, rows, unit};
+  return {reinterpret_cast<const T*>(ready.data), stride, static_cast<int>(rows), unit};
 }
 
 // One product, cut for a card of `multiprocessors`.
@@ -101,6 +101,7 @@ class MatrixProduct {
  public:
   MatrixProduct(int64_t rows, int64_t columns, int64_t depth, int multiprocessors)
       : extent_{rows, columns, depth, 0, nullptr, 0} {
+    require(std::max({rows, columns, depth}) <= kLargestExtent, "a product", "rows, columns and depth must be below 2^31");
     const int64_t small_tiles = tiles<SmallTile>();
     if (small_tiles > 0)
       splits_ = std::clamp<int64_t>(kWantedTiles / small_tiles, 1, std::max<int64_t>(1, depth / kLeastDepth));
@@ -139,9 +140,10 @@ class MatrixProduct {
         return;
       }
     }
+    const Walk walk(divided_up(extent.rows, Tile::kRows), divided_up(extent.columns, Tile::kColumns));
     if (splits_ > 1) extent.partial = reinterpret_cast<float*>(workspace);
     launch<gemm_kernel<Tile, Left, Right>>(stream, dim3(static_cast<unsigned>(tiles<Tile>()), static_cast<unsigned>(splits_)),
-                                           Tile::kThreads, kSharedBytes, left, right, extent, epilogue);
+                                           Tile::kThreads, kSharedBytes, left, right, extent, walk, epilogue);
     if (splits_ == 1) return;
     launch<add_splits_kernel<kElementThreads>>(stream, element_blocks, kElementThreads, 0, extent.partial,
                                                extent.partial_stride, static_cast<int>(splits_), epilogue);

@@ -41,14 +41,14 @@ struct PatchOperand {
 
   template <int tile_rows, int threads>
   __device__ __forceinline__ void fetch(Staging<tile_rows * kDepthBytes / kChunkBytes / threads>& staged, unsigned char*,
-                                        int64_t first_row, int64_t first, int64_t end) const {
+                                        int first_row, int first, int end) const {
     using Tile = OperandTile<T, contiguous, tile_rows>;
 #pragma unroll
     for (int i = 0; i < Tile::kChunks / threads; ++i) {
       const int chunk = i * threads + static_cast<int>(threadIdx.x);
       const unsigned row = static_cast<unsigned>(first_row) + static_cast<unsigned>(chunk / Tile::kChunksPerLine);
-      const int depth = static_cast<int>(first) + chunk % Tile::kChunksPerLine * kChunk<T>;
-      const int count = row < rows && row % rows_per_image > 0 ? static_cast<int>(end) - depth : 0;
+      const int depth = first + chunk % Tile::kChunksPerLine * kChunk<T>;
+      const int count = row < rows && row % rows_per_image > 0 ? end - depth : 0;
       // The first value's place, then one by one.
       int y = depth / patch % patch, x = depth % patch;
       const float* at = count > 0 ? pixel(row, depth) : pixels;
