@@ -3,6 +3,7 @@
 //   bf16: mma of 16 × 8 × 16 in registers, kTiles at a time in each warp, 4,096 flops each. This is the rate of mma.sync, which
 //     all architectures from 8.0 on have; the wgmma of 9.0 and the tcgen05 of 10.0 reach more.
 //   memory_read: 16 bytes a thread at a time, kUnrolled under way, over kMemoryBytes: more than any second-level cache holds
+// Registers: at most 30.
 // A result that nothing could know beforehand is stored where a condition holds that never does, so that no work is left out.
 #include <chrono>
 

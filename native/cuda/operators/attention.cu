@@ -13,7 +13,7 @@
 // Block: 4 warps, two blocks an SM. bf16: 128 queries, 32 a warp, against 64 keys (32 from 65 columns on). f32: 64 queries
 // against 32 keys (16 from 65 columns on). Shared memory: the queries and two stages of keys and values; for heads of up to
 //   bf16:  32: 24 KB, 64: 48 KB, 80: 40 KB, 128: 64 KB     f32:  32: 24 KB, 64: 48 KB, 96: 48 KB, 128: 64 KB
-// Registers (9.0): bf16 160 to 247, f32 128 to 168.
+// Registers (sm_80 to sm_120): bf16 156 to 255, f32 128 to 168.
 //
 // Cost: 4 · queries · keys · dim flops and queries · keys powers a head; reads q and writes out once, k and v once for each
 // tile of queries, of which all but the first come from the second-level cache. At 257 queries and keys in bf16 that is 128

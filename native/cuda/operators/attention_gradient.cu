@@ -17,7 +17,7 @@
 // 64 (32 from 65 columns on), in f32 32 (16 from 33 columns on). Shared memory: the own rows of A and B, two stages of C and D,
 // and up to 1 KB of shifts and D; for heads of up to
 //   bf16:  32: 25 KB, 64: 49 KB, 80: 41 KB, 128: 65 KB     f32:  32: 33 KB, 64: 49 KB, 96: 73 KB, 128: 97 KB
-// Registers (9.0): bf16 149 to 247, f32 140 to 252; of the first kernel 48.
+// Registers (sm_80 to sm_120): bf16 121 to 250, f32 130 to 252; of the first kernel 30 to 48.
 //
 // Cost: 14 · queries · keys · dim flops a head (10 are the operator's; s and dp are made twice, which costs less than partial
 // sums of dq through memory) and two powers a score. Reads q, k, v and dout once, and C and D once more for each tile of own

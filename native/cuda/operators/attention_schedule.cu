@@ -5,8 +5,8 @@
 // zeros only: no kernel that works by the list can then leave its operands, or write what another block writes. A thread counts
 // the tiles of one sequence; an inclusive sum over the warp by shuffles and over the warps through shared memory (4 bytes a
 // warp) says where they go. Sequences beyond kThreads take further rounds, of about a microsecond each.
-// Cost: 8 bytes read a sequence, 16 written a tile. A block of attention then finds its rows by one load of 16 bytes, instead
-// of a search in the offsets, and the blocks without work are fewer than the sequences.
+// Registers: at most 40. Cost: 8 bytes read a sequence, 16 written a tile. A block of attention then finds its rows by one load
+// of 16 bytes, instead of a search in the offsets, and the blocks without work are fewer than the sequences.
 #include "cuda/operators/attention_schedule.cuh"
 
 namespace omni_id::cuda {

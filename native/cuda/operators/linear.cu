@@ -4,7 +4,7 @@
 //   linear_weight_gradient: dW = dᵀ · activation(x) + sum
 // Strategy, tiles, bytes and flops: gemm.cuh; what follows the sums: gemm_epilogue.cuh. As operands of rows by depth, x, W and
 // the d of dx have a contiguous depth; the W of dx, and d and x of dW, have contiguous rows. An operand of another type than
-// the product's, and x with an activation, is converted first (matrix_product.cuh).
+// the product's, and x with an activation, is converted first (matrix_product.cuh; at most 39 registers).
 #include "cuda/operators/matrix_product.cuh"
 #include "operators/products.h"
 

@@ -8,7 +8,7 @@
 // small, by a part of them (a power of two), so that division finds image and patch once a row and pixel and channel once a
 // vector. Sums are of `width` elements in f32 and in double precision from there: one of each thread, of each block (2 KB of
 // shared memory) into the workspace, and of all blocks by a second launch of one block. Cost: reads 8 bytes an element and 4 of
-// the mask a pixel; the gradient writes 4 more.
+// the mask a pixel; the gradient writes 4 more. Registers: at most 50.
 #include <bit>
 
 #include "cuda/operators/launching.h"

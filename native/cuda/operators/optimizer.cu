@@ -4,14 +4,14 @@
 // up: two launches, in an order that depends on the number of gradients alone. Four squares are added in f32, everything
 // else in double precision, which consumer cards do at 1/64 of the f32 rate: a quarter of an operation an element stays hidden
 // behind memory. Of segments that do not count nothing is read; those that do are taken one after the other by a whole block,
-// one element a thread. Cost: reads 4 bytes an element.
+// one element a thread. Shared memory: 2 KB, and 8 KB in the last block; registers: at most 40. Cost: reads 4 bytes an element.
 //
 // adamw: one launch for all parameters and, with `average`, their moving average. Each thread takes 4 elements at a time of
 // its block's kElementsOfStep, finds their segment (a parameter's tensor, with rate and decay of its own) by bisection once,
 // and walks on from there. Every block checks the segments for itself before it writes anything: a few hundred numbers from the
 // second-level cache against 114 KB of parameters. Where an earlier operator of the run has complained (device.h), nothing
 // changes, as with a norm that is not finite: parameters are updated in place, and the host hears of it only when the run is
-// over. Cost: reads 16 and writes 12 bytes an element, 8 more for the average.
+// over. Registers: at most 51. Cost: reads 16 and writes 12 bytes an element, 8 more for the average.
 #include "cuda/operators/launching.h"
 #include "cuda/operators/sums.cuh"
 #include "cuda/operators/vectors.cuh"

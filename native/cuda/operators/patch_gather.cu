@@ -10,8 +10,7 @@
 //     patch, of all channels, which it uses up.
 //   gradient: a block a line of patches of one channel, at most kTilePatches of them; it looks up their rows, then each warp
 //     writes whole lines of pixels.
-// Shared memory: 256 bytes for the rows of a tile's patches in the gradient. Registers: at most 38; no spills on sm_80, 86, 89,
-// 90, 100 and 120.
+// Shared memory: 256 bytes for the rows of a tile's patches in the gradient. Registers: at most 40.
 #include "cuda/operators/divisor.cuh"
 #include "cuda/operators/patches.cuh"
 #include "operators/patches.h"

@@ -2,8 +2,8 @@
 // x [rows, n], sum and y [rows, columns].
 //
 // Strategy: one thread an element of y, columns along the threads, rows along the grid. Cost: writes y and reads sum (4 or 2
-// bytes an element each) and reads x. It is rare: gradients of views that lie side by side are written in place
-// (src/graph/backward.ts).
+// bytes an element each) and reads x. Registers: at most 38. It is rare: gradients of views that lie side by side are written
+// in place (src/graph/backward.ts).
 #include "cuda/operators/launching.h"
 #include "cuda/operators/vectors.cuh"
 
