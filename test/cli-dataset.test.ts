@@ -128,7 +128,15 @@ test('what makes no sense is refused', async () => {
     ...usage,
     words: ['--size', 'a whole number from 1'],
   });
-  await fail(['dataset', 'pack', 'set', '--out', './set'], { ...usage, words: ['another folder'] });
+  for (const inside of ['./set', 'set/shards'])
+    await fail(['dataset', 'pack', 'set', '--out', inside], {
+      ...usage,
+      words: [inside, 'not in that of the photos'],
+    });
+  await fail(['dataset', 'pack', 'set', '--out', 'x', '--size', '5000'], {
+    ...usage,
+    words: ['--size', 'to 4096'],
+  });
   await fail(['dataset', 'inspect', 'set', '--inputs', '0'], {
     ...usage,
     words: ['--inputs', 'a whole number from 1'],

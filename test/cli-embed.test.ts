@@ -184,6 +184,8 @@ test('no photos, and paths that there are not', async () => {
   mkdirSync(at('empty/inside'), { recursive: true });
   writeFileSync(at('empty/inside/notes.txt'), '');
   const usage = { exit: 2, code: 'ERR_INVALID_ARGUMENT' };
+  const model = join(weights, 'model.safetensors');
+  await fail(['embed', people, '--weights', weights, '--out', model], { ...usage, words: ['which is read'] });
   await fail(['embed', at('empty')], { ...usage, words: ['no photos', at('empty'), '.png'] });
   const missing = ['embed', people, '--weights', at('nowhere'), '--out', at('never.npy')];
   await fail(missing, { exit: 1, code: 'ERR_FILE', words: [at('nowhere')] });

@@ -1,5 +1,5 @@
 // `omni-id reconstruct` and `omni-id evaluate` as a shell meets them.
-import { cpSync, existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import sharp from 'sharp';
 import { test } from 'uvu';
@@ -88,6 +88,10 @@ test('reconstruct: what is wrong is told before or instead of a picture', async 
   await fail(['reconstruct', '--weights', pair, ...inputs, '--target', root, '--out', out], { ...usage, words: [`--target ${root}`, 'a folder', 'expected one photo'] }); // prettier-ignore
   await fail(['reconstruct', '--weights', pair, '--inputs', join(root, 'src/cli'), '--target', photo(4), '--out', out], { ...usage, words: ['no photos in'] }); // prettier-ignore
   await fail(['reconstruct', '--weights', pair, '--inputs', join(root, 'examples/photos'), '--target', photo(4), '--out', out], { ...usage, words: ['folders, as those of several people do'] }); // prettier-ignore
+  cpSync(photo(1), at('kept.png'));
+  for (const role of [['--inputs', at('kept.png'), '--target', photo(4)], ['--inputs', photo(2), '--target', at('kept.png')]])
+    await fail(['reconstruct', '--weights', pair, ...role, '--out', at('kept.png')], { ...usage, words: ['which is read'] }); // prettier-ignore
+  assert.equal(readFileSync(at('kept.png')), readFileSync(photo(1)));
   mkdirSync(at('single'));
   cpSync(photo(4), at('single/4.png'));
   await fail(['reconstruct', '--weights', pair, '--inputs', at('single'), '--target', at('single/4.png'), '--out', out], { ...usage, words: ['no photo but the target'] }); // prettier-ignore

@@ -166,22 +166,29 @@ test('a model is judged by the people that its training held out, whatever came 
   const settings = [`data=${JSON.stringify(data)}`, 'steps=2', 'log.imagesEvery=null'];
   const trained = await run(settings);
   assert.equal(readFileSync(join(trained.folder, 'model/held_out.json')), readFileSync(join(trained.folder, 'held_out.json'))); // prettier-ignore
-  await writePeople(folder, { eve: 5, fay: 5, gus: 5 }, 28);
-  const dataset = await openDataset(folder);
-  const evaluated = async (weights: string, identities?: number): Promise<EvaluationReport> => {
+  const first = await openDataset(folder);
+  await writePeople(folder, { abe: 5, eve: 5, fay: 5, gus: 5 }, 28);
+  const second = await openDataset(folder);
+  const evaluated = async (
+    weights: string,
+    identities?: number,
+    dataset = second,
+  ): Promise<EvaluationReport> => {
     await using loaded = await loadPair(weights, { dtype: 'f32', threads: 2 });
     return await evaluate(loaded, { data: { kind: 'stored', dataset }, views: 5, targets: 2, identities });
   };
   const weights = join(trained.folder, 'model');
   const report = await evaluated(weights);
   assert.equal([report.chosenBy, report.names, report.cautions], ['training', ['cid', 'dora'], []]);
+  // Nor is any number another for it.
+  assert.equal((await evaluated(weights, undefined, first)).reconstruction, report.reconstruction);
   // One without the file, as it was before there was one: the last ones.
   rmSync(join(weights, 'held_out.json'));
   const old = await evaluated(weights, 3);
   assert.equal([old.chosenBy, old.names, old.cautions], ['last', ['eve', 'fay', 'gus'], []]);
   write(join(weights, 'held_out.json'), '{"kind":"stored"}');
   await assertRejects(() => evaluated(weights), 'ERR_CONFIG', 'held_out.json', 'names');
-  await dataset.close();
+  for (const one of [first, second]) await one.close();
   // Resumed, others would be held out, and those that were would be trained on.
   await assertRejects(() => run([...settings, 'steps=4'], { folder: trained.folder, resume: true }), 'ERR_DATASET', 'not the one that', 'held_out.json'); // prettier-ignore
   assert.is(logOf(trained.folder, 'train').length, 2);

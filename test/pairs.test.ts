@@ -30,7 +30,7 @@ const people = [
   [7, [4, 1, 3]],
   [2, [0, 5, 2]],
   [9, [3, 2, 8]],
-].map(([identity, inputPhotos]) => ({ identity, name: '', inputPhotos, inputs: [], targets: [] }) as HeldOutPerson); // prettier-ignore
+].map(([identity, inputPhotos]) => ({ identity, slot: identity, name: '', inputPhotos, inputs: [], targets: [] }) as HeldOutPerson); // prettier-ignore
 const firstSeed = 900_000;
 const view = { poseSpread: 0.5, expression: 'neutral', crop: 1.3, jitter: false } as const;
 

@@ -1,5 +1,5 @@
 // The model of one of a run's checkpoints.
-import { existsSync, mkdirSync, readFileSync, readdirSync, truncateSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, truncateSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -97,6 +97,18 @@ test('what there is not, and what is damaged', async () => {
   mkdirSync(join(photos, 'ann'), { recursive: true });
   await assertRejects(() => exportCheckpoint({ runFolder: folder, folder: photos }), 'ERR_FILE', `${photos} holds ann and no model`); // prettier-ignore
   assert.equal(readdirSync(photos), ['ann']);
+  const other = at('other');
+  await exportCheckpoint({ runFolder: folder, folder: other });
+  renameSync(join(other, 'mtd'), join(other, 'mtd_1'));
+  await assertRejects(() => exportCheckpoint({ runFolder: folder, folder: other }), 'ERR_FILE', 'mtd_1 is a decoder of another model'); // prettier-ignore
+  const [before, newest] = readdirSync(join(folder, 'checkpoints')).sort().slice(-2);
+  truncateSync(join(folder, 'checkpoints', newest ?? '', 'values.safetensors'), 5000);
+  const told = await exportCheckpoint({ runFolder: folder, folder: to });
+  assert.is(told.step, Number(before?.slice('step-'.length)));
+  assert.equal(told.damaged.map(({ folder: of }) => of), [join(folder, 'checkpoints', newest ?? '')]); // prettier-ignore
+  assert.match(told.damaged[0]?.message ?? '', 'values.safetensors has 5000 bytes');
+  await refused(Number(newest?.slice('step-'.length)), 'ERR_FORMAT', 'values.safetensors has 5000 bytes');
+  rmSync(to, { recursive: true });
   for (const name of readdirSync(join(folder, 'checkpoints')))
     truncateSync(join(folder, 'checkpoints', name, 'average.safetensors'), 5000);
   await refused('latest', 'ERR_FORMAT', 'average.safetensors has 5000 bytes');

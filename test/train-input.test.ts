@@ -1,8 +1,18 @@
 // What the trainer makes of bad input: a typed error before any training starts, or what can be done without what is bad.
-import { existsSync, mkdirSync, readdirSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { open, type FileHandle } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { openDataset } from '../src/data/open_dataset.js';
@@ -175,6 +185,28 @@ test('photos that cannot be read are left out, counted and named; identities wit
 function truncate(path: string): void {
   truncateSync(path, 60);
 }
+
+test('a run does not go on with another data set', async () => {
+  const folder = await people({ ann: 3, ben: 3, cid: 3 });
+  const settings = onFolder(folder);
+  const { folder: stopped } = await runUntil(3, settings);
+  cpSync(join(folder, 'ann/0.png'), join(folder, 'ann/9.png'));
+  await assertRejects(() => run(settings, { folder: stopped, resume: true }), 'ERR_DATASET', '3 identities with 9 photos', '3 identities with 10 photos'); // prettier-ignore
+  rmSync(join(folder, 'ann/9.png'));
+  renameSync(join(folder, 'ann'), join(folder, 'bob'));
+  await assertRejects(() => run(settings, { folder: stopped, resume: true }), 'ERR_DATASET', 'by other names'); // prettier-ignore
+  renameSync(join(folder, 'bob'), join(folder, 'ann'));
+  assert.ok((await run(settings, { folder: stopped, resume: true })).result.finished);
+});
+
+test('a promise that onProgress returns is waited for, and ends the run when it is rejected', async () => {
+  const late = async (): Promise<void> => {
+    await setTimeout(1);
+    throw new RangeError('enough');
+  };
+  const failure = await errorOf(() => run([], { onProgress: late }));
+  assert.instance(failure, RangeError);
+});
 
 test('held-out photos that cannot be read are named too, once', async () => {
   const folder = await people({ ann: 5, ben: 5, cid: 5 });

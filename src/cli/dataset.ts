@@ -3,6 +3,7 @@ import { datasetInspect, type DatasetInspectCommand } from './dataset_inspect.js
 import { datasetPack, type DatasetPackCommand } from './dataset_pack.js';
 import { addRenderCommand } from './dataset_render.js';
 import { whole } from '../kinds.js';
+import { photoSide } from '../data/training_photo.js';
 import { jsonOption, numberOf } from './options.js';
 
 /** `omni-id dataset …`: what is done with training data. */
@@ -17,7 +18,7 @@ export function addDatasetCommand(program: Command): void {
     .option(
       '--size <n>',
       'scale and crop photos to squares of n pixels (default: leave them as they are)',
-      numberOf(whole(1)),
+      numberOf(photoSide),
     )
     .addOption(
       new Option('--encoding <format>', 'of scaled photos; npy needs no decoding (default: npy)').choices([

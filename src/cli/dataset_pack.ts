@@ -1,4 +1,4 @@
-import { resolve } from 'node:path';
+import { relative, resolve, sep } from 'node:path';
 import type { UnreadablePhoto } from '../data/check_dataset.js';
 import { openDataset } from '../data/open_dataset.js';
 import type { PhotoEncoding } from '../data/encode_square.js';
@@ -31,8 +31,11 @@ export async function datasetPack(folder: string, options: DatasetPackCommand): 
   if (options.encoding !== undefined && options.size === undefined) {
     throw new ArgumentError('--encoding without --size: photos keep their encoding unless they are scaled');
   }
-  if (resolve(folder) === resolve(options.out)) {
-    throw new ArgumentError(`--out ${options.out}: expected another folder than that of the photos`);
+  const [top] = relative(resolve(folder), resolve(options.out)).split(sep);
+  if (top !== '..') {
+    throw new ArgumentError(
+      `--out ${options.out}: expected a folder that is not in that of the photos, ${folder}`,
+    );
   }
   const signal = interruptSignal();
   const dataset = await openDataset(folder);

@@ -3,13 +3,13 @@ import { listPhotos, type Grouping } from '../data/photo_files.js';
 import { ArgumentError, type ImageError } from '../errors.js';
 import type { DeviceName } from '../graph/devices.js';
 import { writeFileAtomically } from '../io/atomic_file.js';
-import { checkWritable } from '../io/files.js';
+import { checkWritable, filesIn } from '../io/files.js';
 import { jsonTokens } from '../io/json_tokens.js';
 import { writeNpy } from '../io/npy.js';
 import { writeSafetensors } from '../io/safetensors_writer.js';
 import type { ComputeDType } from '../models/model.js';
 import { OmniIdEncoder, type IdentityTokens } from '../models/omni_id_encoder.js';
-import { exitCodes, interruptSignal, printJson, progressBar, warn } from './output.js';
+import { checkNotRead, exitCodes, interruptSignal, printJson, progressBar, warn } from './output.js';
 import { counted } from '../text.js';
 
 export interface EmbedCommand {
@@ -61,6 +61,10 @@ async function writeTokens(path: string, result: IdentityTokens, names: readonly
 export async function embed(paths: readonly string[], options: EmbedCommand): Promise<number> {
   if (options.out !== undefined) await checkOutput(options.out);
   const groups = await listPhotos(paths, options.group);
+  if (options.out !== undefined) {
+    const model = options.weights === undefined ? [] : await filesIn(options.weights);
+    await checkNotRead(options.out, [...groups.flatMap(({ photos }) => photos), ...model]);
+  }
   const signal = interruptSignal();
   const load = { device: options.device, dtype: options.dtype, threads: options.threads, signal };
 

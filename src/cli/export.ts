@@ -1,8 +1,9 @@
 import { InvalidArgumentError, type Command } from 'commander';
 import { exportCheckpoint } from '../train/export_checkpoint.js';
+import { checkModelFolder } from '../train/run_folder.js';
 import { checkFree } from './models.js';
 import { jsonOption } from './options.js';
-import { exitCodes, printJson } from './output.js';
+import { exitCodes, printJson, warn } from './output.js';
 
 interface ExportCommand {
   readonly out: string;
@@ -20,9 +21,11 @@ function whichCheckpoint(text: string): 'latest' | 'best' | number {
 /** `omni-id export`: the model of one of a run's checkpoints. */
 export async function exportCommand(runFolder: string, options: ExportCommand): Promise<number> {
   const { out: folder, checkpoint } = options;
+  await checkModelFolder(folder);
   await checkFree(folder, options.force === true);
   const exported = await exportCheckpoint({ runFolder, folder, checkpoint });
-  const { step, heldOutLoss } = exported;
+  const { step, heldOutLoss, damaged } = exported;
+  for (const { folder: of, message } of damaged) warn(`${of} is damaged and passed over: ${message}`);
   if (options.json === true) printJson({ folder, ...exported });
   else {
     const loss = heldOutLoss === undefined ? '' : `, held-out loss ${heldOutLoss.toFixed(4)}`;

@@ -39,7 +39,7 @@ const program = new Command('omni-id')
   .exitOverride()
   .addHelpText(
     'after',
-    '\nExit codes: 0 done; 1 failed, or some photos could not be used; 2 wrong usage; 130 interrupted.',
+    '\nExit codes: 0 done; 1 failed, or some photos could not be used; 2 wrong usage; 130 interrupted (143 by SIGTERM).',
   );
 
 addComputeOptions(

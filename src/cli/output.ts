@@ -1,5 +1,6 @@
 import { SingleBar } from 'cli-progress';
-import { InterruptedError } from '../errors.js';
+import { ArgumentError, InterruptedError } from '../errors.js';
+import { isSameFile } from '../io/files.js';
 import { duration, type ConsoleStream } from '../train/console.js';
 
 /** Exit codes, for scripts. */
@@ -48,6 +49,17 @@ export function interruptSignal(): AbortSignal {
     process.once('SIGINT', () => process.exit(exitCodes.interrupted));
   });
   return controller.signal;
+}
+
+/**
+ * Checks that what is written is none of the files that are read.
+ * @throws {ArgumentError} `ERR_INVALID_ARGUMENT`
+ */
+export async function checkNotRead(out: string, read: readonly string[]): Promise<void> {
+  for (const path of read) {
+    if (await isSameFile(out, path))
+      throw new ArgumentError(`--out ${out}: this is ${path}, which is read: expected another file`);
+  }
 }
 
 export function printJson(value: unknown): void {

@@ -10,7 +10,7 @@ import type { ComputeDType } from '../models/model.js';
 import { loadPair } from '../models/trained_pair.js';
 import { drawGrid, maskedPicture, type Picture } from '../train/grid.js';
 import { addComputeOptions, jsonOption, numberOf } from './options.js';
-import { exitCodes, interruptSignal, printJson, progressBar, warn } from './output.js';
+import { checkNotRead, exitCodes, interruptSignal, printJson, progressBar, warn } from './output.js';
 
 export interface ReconstructCommand {
   readonly weights: string;
@@ -59,6 +59,7 @@ export async function reconstruct(options: ReconstructCommand): Promise<number> 
   if (await isFolder(target))
     throw new ArgumentError(`--target ${target}: this is a folder, expected one photo`);
   const given = await inputPhotos(options.inputs, target);
+  await checkNotRead(out, [...given, target]);
   const signal = interruptSignal();
   const { device, dtype, threads } = options;
 

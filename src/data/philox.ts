@@ -45,7 +45,6 @@ export const purposes = {
   flips: 5,
   visible: 6,
   replacedPhoto: 7,
-  replacedIdentity: 8,
 } as const;
 
 export type Purpose = keyof typeof purposes;

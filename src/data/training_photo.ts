@@ -1,8 +1,12 @@
 import sharp, { type Sharp } from 'sharp';
 import { FormatError, ImageError } from '../errors.js';
+import { whole } from '../kinds.js';
 import { npyToBytes } from '../io/npy.js';
 import type { EncodedImage, EncodedPhoto, TrainingPhoto } from './dataset.js';
 import { decoding, describePhoto, preparePhoto, rgbPixels, type PhotoPosition } from './photo.js';
+
+/** Side of a photo as training needs it, in pixels. */
+export const photoSide = whole(1, 4096);
 
 /** An image that has been looked at, not yet decoded: decoded pixels, or what sharp makes of a file. */
 interface Opened {

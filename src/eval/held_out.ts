@@ -8,6 +8,8 @@ import { counted } from '../text.js';
 export interface HeldOutPerson {
   /** In the data set. */
   readonly identity: number;
+  /** What is random about the person follows from the seed and this. */
+  readonly slot: number;
   readonly name: string;
   /** Numbers of the photos that ℓ may be made from; ℓ of fewer is made from the first of them. */
   readonly inputPhotos: readonly number[];
@@ -34,6 +36,8 @@ export interface HeldOutOptions {
   readonly targets: number;
   /** Of the choice of photos. */
   readonly seed: number;
+  /** A person's slot in random numbers: whole, from 0 to 2^32 − 1. Default: the number in the data set. */
+  readonly slotOf?: (identity: number) => number;
   readonly inputSize: number;
   readonly targetSize: number;
   readonly signal?: AbortSignal | undefined;
@@ -66,7 +70,7 @@ export async function readHeldOut(dataset: IdentityDataset, options: HeldOutOpti
   if (people.length < 2) {
     throw new DatasetError(
       `${dataset.name} has ${counted(people.length, 'person')} with ${counted(wanted, 'readable photo')} (${counted(inputs, 'input')}, ${counted(targets, 'target')})${options.from ? ' among those that training held out' : ''}, ` +
-        'expected at least 2: ask for fewer photos of each (--views, in a program views)',
+        'expected at least 2: ask for fewer photos of each (--views)',
     );
   }
   const tooFewPhotos = from.length - enough.length + chosen.length - people.length;
@@ -76,10 +80,11 @@ export async function readHeldOut(dataset: IdentityDataset, options: HeldOutOpti
 async function readPerson(
   dataset: IdentityDataset,
   identity: number,
-  { inputs, targets, seed, inputSize, targetSize, signal }: HeldOutOptions,
+  { inputs, targets, seed, slotOf = (number) => number, inputSize, targetSize, signal }: HeldOutOptions,
 ): Promise<{ person: HeldOutPerson | undefined; unreadable: number }> {
   const count = dataset.photos(identity);
-  const order = new PhiloxStream(seed, 'inputs', { step: 0, slot: identity }).choose(count, count);
+  const slot = slotOf(identity);
+  const order = new PhiloxStream(seed, 'inputs', { step: 0, slot }).choose(count, count);
   let next = 0;
   let unreadable = 0;
   /** So many of the photos that come next, with others in place of those that cannot be read. */
@@ -105,6 +110,7 @@ async function readPerson(
   if (first.length < inputs || second.length < targets) return { person: undefined, unreadable };
   const person = {
     identity,
+    slot,
     name: dataset.identityName(identity),
     inputPhotos: first.map(({ number }) => number),
     inputs: first.map(({ photo }) => photo.pixels),

@@ -1,4 +1,6 @@
+import { PhiloxStream } from '../data/philox.js';
 import type { RawImage } from '../data/photo.js';
+import { drawVisible, visiblePatches } from '../data/visible_patches.js';
 import type { MaskedTransformerDecoder } from '../models/mtd.js';
 import type { HeldOutPerson } from './held_out.js';
 import type { PeoplesTokens } from './peoples_tokens.js';
@@ -19,13 +21,13 @@ export class PairedTargets {
   readonly #targets: readonly (readonly RawImage[])[];
   readonly #masks: readonly (Uint8Array | undefined)[];
   readonly #people: Int32Array;
-  #visible: readonly Int32Array[] | undefined;
+  readonly #visible: readonly Int32Array[];
 
   /** @param masking share of patches that are masked, and seed of which these are */
   constructor(
     private readonly decoder: MaskedTransformerDecoder,
     private readonly people: readonly HeldOutPerson[],
-    private readonly masking: { maskRatio: number; seed: number },
+    { maskRatio, seed }: { maskRatio: number; seed: number },
   ) {
     const { imageSize: size } = decoder.config;
     this.#targets = people.map(({ targets }) =>
@@ -33,6 +35,12 @@ export class PairedTargets {
     );
     this.#masks = people.flatMap(({ targets }) => targets.map(({ mask }) => mask));
     this.#people = Int32Array.from(people.flatMap(({ targets }, i) => targets.map(() => i)));
+    const kept = visiblePatches(decoder.patches, maskRatio);
+    this.#visible = people.flatMap(({ targets, slot }) =>
+      targets.map((_, item) =>
+        drawVisible(new PhiloxStream(seed, 'visible', { step: 0, slot, item }), decoder.patches, kept),
+      ),
+    );
   }
 
   get count(): number {
@@ -44,9 +52,9 @@ export class PairedTargets {
     return this.#masks.filter((mask) => mask !== undefined).length;
   }
 
-  /** Patches of a target that are visible, once losses have been asked for. */
+  /** Patches of a target that are visible. */
   get visiblePatches(): number {
-    return this.#visible?.[0]?.length ?? 0;
+    return this.#visible[0]?.length ?? 0;
   }
 
   /** For each target its loss; NaN where its face mask is empty. */
@@ -55,8 +63,8 @@ export class PairedTargets {
     options: { signal?: AbortSignal | undefined; onTargets?: (done: number) => void } = {},
   ): Promise<Float64Array> {
     let before = 0;
-    const { losses, visible } = await this.decoder.losses(tokens, this.#targets, {
-      ...(this.#visible ? { visible: this.#visible } : this.masking),
+    const { losses } = await this.decoder.losses(tokens, this.#targets, {
+      visible: this.#visible,
       masks: this.#masks,
       signal: options.signal,
       onProgress: ({ targetsDone }) => {
@@ -64,7 +72,6 @@ export class PairedTargets {
         before = targetsDone;
       },
     });
-    this.#visible = visible;
     return losses;
   }
 

@@ -1,5 +1,5 @@
-import { access, constants, mkdir, stat, type FileHandle } from 'node:fs/promises';
-import { dirname, resolve } from 'node:path';
+import { access, constants, mkdir, readdir, stat, type FileHandle } from 'node:fs/promises';
+import { dirname, join, resolve } from 'node:path';
 import { FileError, FormatError, messageOf } from '../errors.js';
 
 /** Whether an error is the system's of this code, like ENOENT. */
@@ -22,11 +22,25 @@ export function isFile(path: string): Promise<boolean> {
   );
 }
 
+/** Whether two paths lead to the same file or folder. */
+export async function isSameFile(a: string, b: string): Promise<boolean> {
+  const [one, other] = await Promise.all(
+    [a, b].map((path) => stat(path, { bigint: true }).catch(() => undefined)),
+  );
+  return one?.ino !== undefined && one.ino === other?.ino && one.dev === other.dev;
+}
+
 export function isFolder(path: string): Promise<boolean> {
   return stat(path).then(
     (status) => status.isDirectory(),
     () => false,
   );
+}
+
+/** Paths of what lies in a folder; none when it cannot be listed. */
+export async function filesIn(folder: string): Promise<string[]> {
+  const names = await readdir(folder).catch((): string[] => []);
+  return names.map((name) => join(folder, name));
 }
 
 /**

@@ -106,20 +106,16 @@ interface Place {
   readonly targets: readonly TrainingPhoto[];
 }
 
-/** Identities that are being given up, as an error inside the loader. */
-class NothingReadable extends Error {}
-
 /**
  * Reads the photos of training steps ahead of the training, in order. Peak memory: `ahead` + 1 batches, and the photos that are being read.
  *
- * A photo that cannot be read is replaced by another one of the same identity, and an identity of which nothing can be read by another
- * identity; both are drawn by the step's own random numbers, so that the same data set gives the same batches, and counted.
+ * A photo that cannot be read is counted and replaced by another one of the same identity, drawn by the step's own random numbers, so that the same data set
+ * gives the same batches. An identity of which nothing can be read ends the work: what was there before training is gone.
  */
 export class BatchLoader {
   readonly #queue: Promise<Batch>[] = [];
   readonly #limit: Limit;
   readonly #bad = new Set<string>();
-  readonly #badIdentities = new Set<number>();
   #nextStep: number;
   #stopped = false;
 
@@ -148,14 +144,9 @@ export class BatchLoader {
     return this.#bad.size;
   }
 
-  /** Identities of which nothing could be read so far. */
-  get unreadableIdentities(): number {
-    return this.#badIdentities.size;
-  }
-
   /**
    * The next step's photos, and how long they were waited for, in milliseconds.
-   * @throws {DatasetError} `ERR_DATASET` when nothing in the data set can be read; {DisposedError} `ERR_DISPOSED` after `stop()`
+   * @throws {DatasetError} `ERR_DATASET` when nothing of an identity can be read; {DisposedError} `ERR_DISPOSED` after `stop()`
    */
   async next(): Promise<{ batch: Batch; waitedMs: number }> {
     this.#refill();
@@ -188,7 +179,7 @@ export class BatchLoader {
     const { size } = this.options;
     const drawn = this.sampler.sample(step);
     const places = await Promise.all(
-      drawn.identities.map((identity, slot) => this.#identity(step, slot, identity)),
+      drawn.identities.map((identity, slot) => this.#photos(step, slot, identity)),
     );
     const identities = places.map(({ sample }) => sample);
     const targetsEach = identities[0]?.targets.length ?? 0;
@@ -221,27 +212,8 @@ export class BatchLoader {
   }
 
   /** The photos of one place in a step, and what was drawn for it in the end. */
-  async #identity(step: number, slot: number, drawn: IdentitySample): Promise<Place> {
-    try {
-      return await this.#photos(step, slot, drawn);
-    } catch (error) {
-      if (!(error instanceof NothingReadable)) throw error;
-    }
-    for (const identity of this.sampler.replacementIdentities(step, slot)) {
-      try {
-        return await this.#photos(step, slot, this.sampler.identitySample(step, slot, identity));
-      } catch (error) {
-        if (!(error instanceof NothingReadable)) throw error;
-      }
-    }
-    throw new DatasetError(
-      `${this.dataset.name}: none of the photos of ${counted(this.dataset.identities, 'identity')} can be read`,
-    );
-  }
-
   async #photos(step: number, slot: number, drawn: IdentitySample): Promise<Place> {
     const { identity } = drawn;
-    if (this.#badIdentities.has(identity)) throw new NothingReadable();
     const read = new Map<number, TrainingPhoto>();
     // The same photo may be an input and a target.
     const wanted = new Set([...drawn.inputs, ...drawn.targets]);
@@ -260,8 +232,9 @@ export class BatchLoader {
         read.set(other, found);
         return [other, found];
       }
-      this.#badIdentities.add(identity);
-      throw new NothingReadable();
+      throw new DatasetError(
+        `${this.dataset.name}: nothing can be read of ${this.dataset.identityName(identity)}, none of ${counted(this.dataset.photos(identity), 'photo')}`,
+      );
     };
     const all = [...drawn.inputs, ...drawn.targets];
     const photos: number[] = [];

@@ -58,6 +58,13 @@ async function checkpointNames(runFolder: string): Promise<string[]> {
   return names.filter((name) => stepOf(name) >= 0).sort((a, b) => stepOf(b) - stepOf(a));
 }
 
+/** A checkpoint, every byte of it checked. */
+async function whole(runFolder: string, name: string): Promise<StoredCheckpoint> {
+  const checkpoint = await StoredCheckpoint.open(join(runFolder, folderName, name));
+  await checkpoint.verify();
+  return checkpoint;
+}
+
 /** The first of these that is whole. */
 async function firstWhole(
   runFolder: string,
@@ -66,14 +73,11 @@ async function firstWhole(
 ): Promise<StoredCheckpoint | undefined> {
   let last: DamagedCheckpoint | undefined;
   for (const name of names) {
-    const folder = join(runFolder, folderName, name);
     try {
-      const checkpoint = await StoredCheckpoint.open(folder);
-      await checkpoint.verify();
-      return checkpoint;
+      return await whole(runFolder, name);
     } catch (error) {
       if (!(error instanceof OmniIdError)) throw error;
-      last = { folder, error };
+      last = { folder: join(runFolder, folderName, name), error };
       onDamaged?.(last);
     }
   }
@@ -108,11 +112,8 @@ export async function checkpointOfStep(
   runFolder: string,
   step: number,
 ): Promise<StoredCheckpoint | undefined> {
-  return firstWhole(
-    runFolder,
-    (await checkpointNames(runFolder)).filter((name) => stepOf(name) === step),
-    undefined,
-  );
+  const name = (await checkpointNames(runFolder)).find((one) => stepOf(one) === step);
+  return name === undefined ? undefined : whole(runFolder, name);
 }
 
 async function byHeldOutLoss(runFolder: string): Promise<string[]> {

@@ -205,8 +205,8 @@ export function checkTrainingConfig(config: unknown): asserts config is Training
   const how = 'readTrainingConfig or parseTrainingConfig makes one';
   if (typeof config !== 'object' || config === null || Array.isArray(config))
     throw new ArgumentError(`the configuration is ${describe(config)}, expected a TrainingConfig: ${how}`);
+  const whole: unknown = JSON.parse(JSON.stringify(parseTrainingConfig(config, 'the configuration')));
   const json: unknown = JSON.parse(JSON.stringify(config));
-  const whole: unknown = JSON.parse(JSON.stringify(parseTrainingConfig(json, 'the configuration')));
   const missing = difference(json, whole).map(({ field }) => field);
   if (missing.length === 0) return;
   const more = missing.length > namedAtMost ? ', …' : '';

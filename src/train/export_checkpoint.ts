@@ -1,14 +1,21 @@
 import { open, type FileHandle } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { FileError } from '../errors.js';
 import type { OmniIdEncoderConfig } from '../io/config.js';
-import { readFully } from '../io/files.js';
+import { filesIn, isFile, readFully } from '../io/files.js';
 import { heldOutName, readHeldOutRecord } from '../io/held_out_record.js';
 import { omniIdWeights } from '../models/omni_id_encoder.js';
 import { checkFolder, checkOptions } from '../options.js';
 import type { StoredCheckpoint } from './checkpoint_folder.js';
-import { bestCheckpoint, checkpointOfStep, checkpointSteps, latestCheckpoint } from './checkpoints.js';
+import {
+  bestCheckpoint,
+  checkpointOfStep,
+  checkpointSteps,
+  latestCheckpoint,
+  type DamagedCheckpoint,
+} from './checkpoints.js';
 import { parseTrainingConfig } from './config.js';
+import type { Decoder } from './decoders.js';
 import { exportModel, type ExportedWeight } from './export.js';
 import type { StateVector } from './parameters.js';
 import { decodersOf } from './run_parts.js';
@@ -29,14 +36,20 @@ export interface ExportedCheckpoint {
   readonly step: number;
   /** Undefined when it was not measured at that step. */
   readonly heldOutLoss: number | undefined;
+  /** Checkpoints that were passed over, as they are damaged, and why. */
+  readonly damaged: readonly { readonly folder: string; readonly message: string }[];
 }
 
-async function find(runFolder: string, which: 'latest' | 'best' | number): Promise<StoredCheckpoint> {
+async function find(
+  runFolder: string,
+  which: 'latest' | 'best' | number,
+  onDamaged: (damaged: DamagedCheckpoint) => void,
+): Promise<StoredCheckpoint> {
   const found =
     which === 'latest'
-      ? await latestCheckpoint(runFolder)
+      ? await latestCheckpoint(runFolder, onDamaged)
       : which === 'best'
-        ? await bestCheckpoint(runFolder)
+        ? await bestCheckpoint(runFolder, onDamaged)
         : await checkpointOfStep(runFolder, which);
   if (found) return found;
   await checkRunFolder(runFolder, true);
@@ -46,6 +59,20 @@ async function find(runFolder: string, which: 'latest' | 'best' | number): Promi
   throw new FileError(
     `${runFolder} has no checkpoint ${missing}: there are those of steps ${steps.join(', ')}`,
   );
+}
+
+/**
+ * A decoder that the model has not would stay beside it, and be taken for its own.
+ * @throws {FileError} `ERR_FILE`
+ */
+async function checkNoOtherDecoders(folder: string, decoders: readonly Decoder[]): Promise<void> {
+  const own = new Set(decoders.map(({ name }) => name));
+  for (const path of await filesIn(folder)) {
+    if (own.has(basename(path)) || !(await isFile(join(path, 'model.safetensors')))) continue;
+    throw new FileError(
+      `${path} is a decoder of another model, which this one has not: expected a new folder, or one without it`,
+    );
+  }
 }
 
 /** The weights in a group of a checkpoint, read from a file that is open. */
@@ -87,7 +114,10 @@ export async function exportCheckpoint(options: ExportCheckpointOptions): Promis
   checkFolder(runFolder, 'runFolder');
   checkFolder(folder, 'folder');
   await checkModelFolder(folder);
-  const stored = await find(runFolder, checkpoint);
+  const damaged: { folder: string; message: string }[] = [];
+  const stored = await find(runFolder, checkpoint, ({ folder: of, error }) => {
+    damaged.push({ folder: of, message: error.message });
+  });
   const record = await readHeldOutRecord(runFolder);
   if (!record)
     throw new FileError(`${join(runFolder, heldOutName)} is missing: expected it beside the checkpoints`);
@@ -102,15 +132,11 @@ export async function exportCheckpoint(options: ExportCheckpointOptions): Promis
       files.push(file);
       weights.push(...(await weightsOf(stored, group, file)));
     }
-    await exportModel(
-      folder,
-      config.encoder,
-      decodersOf(config),
-      inPublishedOrder(weights, config.encoder),
-      record,
-    );
+    const decoders = decodersOf(config);
+    await checkNoOtherDecoders(folder, decoders);
+    await exportModel(folder, config.encoder, decoders, inPublishedOrder(weights, config.encoder), record);
   } finally {
     for (const file of files) await file.close();
   }
-  return { step: stored.step, heldOutLoss: stored.heldOutLoss };
+  return { step: stored.step, heldOutLoss: stored.heldOutLoss, damaged };
 }

@@ -166,15 +166,6 @@ export class FewToManySampler {
     return new PhiloxStream(this.#options.seed, 'replacedPhoto', { step, slot, item }).choose(photos, photos);
   }
 
-  /** Identities in the order in which they are tried in place of one of which nothing can be read. */
-  replacementIdentities(step: number, slot: number): Uint32Array {
-    const { identities } = this.dataset;
-    return new PhiloxStream(this.#options.seed, 'replacedIdentity', { step, slot }).choose(
-      identities,
-      identities,
-    );
-  }
-
   #photos(step: number, slot: number, identity: number): { inputs: number[]; targets: number[] } {
     const { seed, targets: count, targetsMayIncludeInputs = true } = this.#options;
     const photos = this.dataset.photos(identity);

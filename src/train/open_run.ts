@@ -17,11 +17,12 @@ import type { TrainingEngine } from './engine.js';
 import { HeldOut } from './held_out.js';
 import { runWeights, writeInitialWeights, type RunWeight } from './initial_weights.js';
 import { TrainingLogs } from './logs.js';
-import { openRunData, type RunData } from './run_data.js';
+import { fingerprintOf, openRunData, type DataFingerprint, type RunData } from './run_data.js';
 import { checkMemory, memoryFor, memoryNeeds } from './memory.js';
 import { decodersOf, openEngine, stepModel } from './run_parts.js';
 import { checkRunFolder, configName, configOfRun } from './run_folder.js';
-import { configOf, restoreRun, type RunProgress } from './run_state.js';
+import { configOf, dataOf, restoreRun, type RunProgress } from './run_state.js';
+import { counted } from '../text.js';
 
 export interface OpenRunOptions {
   readonly runFolder: string;
@@ -37,6 +38,7 @@ export interface RunParts {
   readonly console: TrainingConsole;
   readonly checkpoints: Checkpoints;
   readonly data: RunData;
+  readonly fingerprint: DataFingerprint;
   readonly engine: TrainingEngine;
   readonly weights: readonly RunWeight[];
   readonly logs: TrainingLogs;
@@ -80,15 +82,25 @@ export async function openRun(config: TrainingConfig, options: OpenRunOptions): 
 }
 
 /**
- * A data set in which people have come or gone holds out others: some that were trained on until now would be told as held out.
+ * With other photos a run would not go on as it was. And a data set in which people have come or gone holds out others: some that were trained on until now would be told as held out.
  * @throws {DatasetError} `ERR_DATASET`
  */
-async function checkSamePeople(runFolder: string, record: HeldOutRecord): Promise<void> {
+async function checkSameData(
+  runFolder: string,
+  record: HeldOutRecord,
+  was: DataFingerprint | undefined,
+  is: DataFingerprint,
+): Promise<void> {
+  const refuse = (why: string): never => {
+    throw new DatasetError(`the data set is not the one that ${runFolder} was trained on so far: ${why}`);
+  };
   const before = await readHeldOutRecord(runFolder);
-  if (!before || difference(before, record).length === 0) return;
-  throw new DatasetError(
-    `the data set is not the one that ${runFolder} was trained on so far: other people would be held out than ${join(runFolder, heldOutName)} names`,
-  );
+  if (before && difference(before, record).length > 0)
+    refuse(`other people would be held out than ${join(runFolder, heldOutName)} names`);
+  if (was === undefined || was.sha256 === is.sha256) return;
+  const size = ({ identities, photos }: DataFingerprint): string =>
+    `${counted(identities, 'identity')} with ${counted(photos, 'photo')}`;
+  refuse(`that had ${size(was)}, this has ${size(is)}, by other names or in other numbers`);
 }
 
 async function open(
@@ -147,7 +159,8 @@ async function open(
     await requireReadable(data.training, { signal });
     if (data.heldOut) await requireReadable(data.heldOut, { signal });
   }
-  if (stored) await checkSamePeople(runFolder, data.record);
+  const fingerprint = fingerprintOf(data.training);
+  if (stored) await checkSameData(runFolder, data.record, dataOf(stored), fingerprint);
   if (config.data.kind !== 'rendered') await begin();
   await writeHeldOutRecord(runFolder, data.record);
 
@@ -192,6 +205,17 @@ async function open(
   if (stored) output.note(`resumed at step ${step}`);
   else if (resume) output.note(`${runFolder} has no checkpoint yet: beginning at step 0`);
 
-  const parts = { config, runFolder, console: output, checkpoints, data, engine, weights, logs, report };
+  const parts = {
+    config,
+    runFolder,
+    console: output,
+    checkpoints,
+    data,
+    fingerprint,
+    engine,
+    weights,
+    logs,
+    report,
+  };
   return { ...parts, heldOut, progress, close: () => closeAll(closers) };
 }

@@ -10,7 +10,7 @@ import { rendererVersion } from '../data/rendered.js';
 import { viewDefaults, type ViewOptions } from '../data/view_options.js';
 import { RenderedDataset } from '../data/rendered_dataset.js';
 import { writeShards, type PackedPhoto } from '../data/shard_writer.js';
-import { FileError, messageOf } from '../errors.js';
+import { DatasetError, FileError, FormatError, messageOf } from '../errors.js';
 import { exists, isSystemError, makeFolder } from '../io/files.js';
 import { defined } from '../options.js';
 
@@ -82,6 +82,14 @@ async function removeLeftovers(parent: string): Promise<void> {
   }
 }
 
+/** Photos that were rendered before; of damaged ones it is said how they are had again. */
+async function reopened(folder: string): Promise<IdentityDataset> {
+  return openDataset(folder).catch((error: unknown) => {
+    if (!(error instanceof DatasetError || error instanceof FormatError)) throw error;
+    throw new DatasetError(`${error.message}. These are rendered photos: without ${folder} they are rendered anew`, { cause: error }); // prettier-ignore
+  });
+}
+
 /**
  * Rendered people as shards of decoded photos: drawn once, then read at next to no cost. They are in a folder of `parent` that their seeds name;
  * it is whole or not there, whenever the process dies. Several processes may share `parent`.
@@ -94,7 +102,7 @@ export async function renderedShards(
 ): Promise<IdentityDataset> {
   const { identities, views } = people;
   const folder = join(parent, folderName(people));
-  if (await exists(folder)) return openDataset(folder);
+  if (await exists(folder)) return reopened(folder);
   onRender?.(0, identities * views);
   await makeFolder(parent);
   const temporary = join(parent, `${temporaryPrefix}${process.pid}-${randomBytes(6).toString('hex')}`);

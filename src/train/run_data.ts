@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { join } from 'node:path';
 import { CachedDataset } from '../data/cached_dataset.js';
 import type { IdentityDataset, TrainingPhoto } from '../data/dataset.js';
@@ -38,6 +39,25 @@ export class DatasetRange implements IdentityDataset {
   close(): Promise<void> {
     return this.dataset.close();
   }
+}
+
+/** What tells one data set from another: names of its identities, and how many photos each has. */
+export interface DataFingerprint {
+  readonly identities: number;
+  readonly photos: number;
+  readonly sha256: string;
+}
+
+/** The fingerprint of training's data; no photo is opened. */
+export function fingerprintOf(dataset: IdentityDataset): DataFingerprint {
+  const hash = createHash('sha256');
+  let photos = 0;
+  for (let identity = 0; identity < dataset.identities; identity++) {
+    const count = dataset.photos(identity);
+    hash.update(`${JSON.stringify(dataset.identityName(identity))} ${count}\n`);
+    photos += count;
+  }
+  return { identities: dataset.identities, photos, sha256: hash.digest('hex') };
 }
 
 /** What a run trains on, and what it is tested on; they share no identity. */

@@ -5,6 +5,7 @@ import type { TrainingConfig } from './config.js';
 import type { TrainingEngine } from './engine.js';
 import { readWeight, type RunWeight } from './initial_weights.js';
 import type { Slot, StateVector } from './parameters.js';
+import type { DataFingerprint } from './run_data.js';
 
 /** Where a run stands. */
 export interface RunProgress {
@@ -31,6 +32,8 @@ interface RunState {
   readonly skipped: number;
   /** Absent in checkpoints of before it was saved. */
   readonly skippedInARow?: number;
+  /** Of the data that it was trained on; absent likewise. */
+  readonly data?: DataFingerprint;
 }
 
 /** Weights that are not trained: the state's vectors do not have them. */
@@ -41,12 +44,18 @@ export function configOf(stored: StoredCheckpoint): unknown {
   return (stored.state as RunState).config;
 }
 
+/** What a checkpoint's run was trained on; undefined in checkpoints of before it was saved. */
+export function dataOf(stored: StoredCheckpoint): DataFingerprint | undefined {
+  return (stored.state as RunState).data;
+}
+
 /** Saves everything that a run goes on from. See {@link Checkpoints.save}. */
 export async function saveRun(
   checkpoints: Checkpoints,
   config: TrainingConfig,
   engine: TrainingEngine,
   weights: readonly RunWeight[],
+  data: DataFingerprint,
   { step, updates, skipped, skippedInARow, heldOutLoss, heldOutStep }: RunProgress,
 ): Promise<void> {
   const group = (vector: StateVector) =>
@@ -63,7 +72,7 @@ export async function saveRun(
       shape,
       read: (first: number, count: number) => readWeight(engine.session.weights, name, first, count),
     }));
-  const state: RunState = { config, updates, skipped, skippedInARow };
+  const state: RunState = { config, updates, skipped, skippedInARow, data };
   await checkpoints.save({
     step,
     heldOutLoss: heldOutStep === step ? heldOutLoss : undefined,

@@ -28,8 +28,8 @@ export interface TrainOptions {
    * checkpoints is refused then.
    */
   readonly resume?: boolean;
-  /** Told after every step. What it throws ends the run as an error of its own would: at its last checkpoint. */
-  readonly onProgress?: (progress: TrainingProgress) => void;
+  /** Told after every step, and waited for. What it throws ends the run as an error of its own would: at its last checkpoint. */
+  readonly onProgress?: (progress: TrainingProgress) => unknown;
   /** Where it is told in words how training goes: a progress bar on a terminal, lines elsewhere. `null`: nowhere. Default: stderr. */
   readonly output?: NodeJS.WritableStream | null;
   /** Ends training after the step under way; a checkpoint is saved. While the run is made ready: rejects with the signal's reason. */
@@ -291,7 +291,7 @@ class Run {
     const { log, checkpoints, steps } = config;
     const { step } = progress;
     const due = (every: number | null): boolean => every !== null && step % every === 0;
-    this.#tell(outcome, due(log.every) || step === steps);
+    await this.#tell(outcome, due(log.every) || step === steps);
     if (heldOut && log.evaluateEvery !== null && (due(log.evaluateEvery) || step === steps)) {
       const loss = await heldOut.loss((done, total) => {
         output.between('held-out people', done, total);
@@ -308,7 +308,7 @@ class Run {
   }
 
   /** @param due whether the log has a line of this step */
-  #tell({ loss, losses, norm }: StepOutcome, due: boolean): void {
+  async #tell({ loss, losses, norm }: StepOutcome, due: boolean): Promise<void> {
     const { config, logs, console: output, progress } = this.parts;
     const { step } = progress;
     const { stepsPerSecond, dataWait } = due ? this.#meter.look() : this.#meter.sinceLook;
@@ -318,7 +318,7 @@ class Run {
     if (due) logs.scalars(step, 'train', { loss, ...losses, gradNorm: norm, ...rates });
     const told = { step, steps: config.steps, loss: this.#meter.smoothedLoss, ...rates };
     output.update(told, due);
-    this.options.onProgress?.(told);
+    await this.options.onProgress?.(told);
   }
 
   async #draw(): Promise<void> {
@@ -345,9 +345,9 @@ class Run {
   }
 
   async #save(): Promise<void> {
-    const { checkpoints, config, engine, weights, progress } = this.parts;
+    const { checkpoints, config, engine, weights, fingerprint, progress } = this.parts;
     try {
-      await saveRun(checkpoints, config, engine, weights, progress);
+      await saveRun(checkpoints, config, engine, weights, fingerprint, progress);
       progress.savedStep = this.#savedHere = progress.step;
     } catch (error) {
       if (!(error instanceof FileError)) throw error;

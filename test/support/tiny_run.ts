@@ -63,7 +63,7 @@ export interface TinyOptions {
   readonly resume?: boolean;
   /** Told of every line that is printed. */
   readonly onLine?: (line: string) => void;
-  readonly onProgress?: (progress: TrainingProgress) => void;
+  readonly onProgress?: (progress: TrainingProgress) => unknown;
   readonly signal?: AbortSignal;
 }
 
