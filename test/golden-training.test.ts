@@ -54,14 +54,28 @@ interface Run {
   shown: Record<string, Float32Array>;
 }
 
+/** What the pixels of a batch are multiplied with. */
+interface Signs {
+  readonly inputs: 1 | -1;
+  readonly targets: 1 | -1;
+}
+
+const asGiven: Signs = { inputs: 1, targets: 1 };
+
+/** Pixels of the case's batch. */
+function pixelsOf(name: keyof Signs, signs: Signs): Float32Array {
+  return tensorOf(io, name).data.map((x) => signs[name] * x);
+}
+
 /** The case's model with its weights, and its one batch. */
 function start(options: {
   dtype: 'f32' | 'bf16';
   recompute?: boolean;
   threads?: number;
   frozen?: (name: string) => boolean;
+  signs?: Signs;
 }): Run {
-  const { frozen = () => false } = options;
+  const { frozen = () => false, signs = asGiven } = options;
   const session = new Session(openDevice({ threads: options.threads }), new (native().Weights)());
   const count = batch.identities * batch.targets;
   const visible = io.get('visible');
@@ -110,8 +124,8 @@ function start(options: {
     made.write(values, 0);
     return { tensor: made, element: 0 };
   };
-  const inputs = tensorOf(io, 'inputs').data;
-  const targets = tensorOf(io, 'targets').data;
+  const inputs = pixelsOf('inputs', signs);
+  const targets = pixelsOf('targets', signs);
   const mask = tensorOf(io, 'face_mask').data;
   const indices = Int32Array.from(visible.data as Iterable<number | bigint>, Number);
   const rising = (length: number, step: number): Int32Array =>
@@ -182,19 +196,19 @@ const shape = (): StepShape => ({
 });
 
 /** The case's batch and weights, as a graph without weights of its own takes them. */
-function referenceInputs(graph: Graph): Record<string, Float64Array> {
+function referenceInputs(graph: Graph, signs: Signs): Record<string, Float64Array> {
   const perIdentity = batch.inputs * tokensPerImage(encoderConfig.vision);
   const doubles = (values: ArrayLike<number>): Float64Array => Float64Array.from(values);
   const multiples = (length: number, each: number): Float64Array =>
     Float64Array.from({ length }, (_, i) => i * each);
   const mask = tensorOf(io, 'face_mask').data;
   const inputs: Record<string, Float64Array> = {
-    pixels: doubles(tensorOf(io, 'inputs').data),
+    pixels: doubles(pixelsOf('inputs', signs)),
     photo_starts: multiples(batch.identities, perIdentity),
     photo_offsets: multiples(batch.identities + 1, perIdentity),
     query_starts: multiples(batch.identities, 0),
     query_offsets: multiples(batch.identities + 1, encoder.L),
-    'mtd.targets': doubles(tensorOf(io, 'targets').data),
+    'mtd.targets': doubles(pixelsOf('targets', signs)),
     'mtd.visible': Float64Array.from(io.get('visible')?.data as Iterable<number | bigint>, Number),
     'mtd.mask': doubles(mask),
     'mtd.normalizer': Float64Array.of(3 * mask.reduce((sum, m) => sum + m, 0)),
@@ -294,35 +308,50 @@ function errorOf(actual: ArrayLike<number>, expected: ArrayLike<number>): number
   return Math.sqrt(sum);
 }
 
-test('bf16: gradients are at most twice as far off as those of a straightforward computation in bf16', async () => {
-  const { engine, step } = start({ dtype: 'bf16' });
+/** Squares of the gradients' errors in bf16, of ours and of a straightforward computation, by the names of a parameter; f32 has the truth. */
+async function errorsInBf16(signs: Signs): Promise<Map<string, { ours: number; straightforward: number }>> {
+  const exact = start({ dtype: 'f32', signs });
+  await exact.step(1);
+  const { engine, step } = start({ dtype: 'bf16', signs });
   await step(1);
   // The same graph through the references, every tensor rounded to bf16.
   const graph = stepGraph(engine.model, shape(), { gradients: 'new', update: false, show: false });
-  const inputs = referenceInputs(graph);
-  const plain = native().evaluateReference(graph.toNative(), inputs, true);
-  let worst = 0;
+  const plain = native().evaluateReference(graph.toNative(), referenceInputs(graph, signs), true);
+  const errors = new Map<string, { ours: number; straightforward: number }>();
   for (const { names } of graph.parameters) {
-    let ours = 0;
-    let straightforward = 0;
+    const error = { ours: 0, straightforward: 0 };
     let first = 0;
     for (const name of names) {
       const slot = engine.layout.slots.find((one) => one.name === name);
       if (!slot) throw new Error(`no parameter ${name}`);
-      const expected = tensorOf(io, `grad.${name}`).data;
+      const expected = exact.engine.state.read('gradients', slot);
       const gradient = plain[`gradient ${names.join('+')}`]?.subarray(first, first + slot.count) ?? [];
       first += slot.count;
       if (isZero(name)) continue;
-      ours += errorOf(engine.state.read('gradients', slot), expected) ** 2;
-      straightforward += errorOf(gradient, expected) ** 2;
+      error.ours += errorOf(engine.state.read('gradients', slot), expected) ** 2;
+      error.straightforward += errorOf(gradient, expected) ** 2;
     }
-    const ratio = Math.sqrt(ours / straightforward);
+    errors.set(names.join(', '), error);
+  }
+  for (const one of [exact.engine, engine]) one.dispose();
+  return errors;
+}
+
+test('bf16: gradients are at most twice as far off as those of a straightforward computation in bf16', async () => {
+  // The error of one batch is a matter of chance, by more than a factor of two: a few signs of the loss that turn are most of it. Four batches
+  // are made of the case's; the first test compared the gradients in f32 with PyTorch's.
+  const runs: Awaited<ReturnType<typeof errorsInBf16>>[] = [];
+  for (const inputs of [1, -1] as const)
+    for (const targets of [1, -1] as const) runs.push(await errorsInBf16({ inputs, targets }));
+  let worst = 0;
+  for (const names of runs[0]?.keys() ?? []) {
+    const total = (whose: 'ours' | 'straightforward'): number =>
+      runs.reduce((sum, run) => sum + (run.get(names)?.[whose] ?? NaN), 0);
+    const ratio = Math.sqrt(total('ours') / total('straightforward'));
     worst = Math.max(worst, ratio);
-    if (!(ratio <= 2))
-      throw new Error(`gradient by ${names.join(', ')}: ${ratio} times the error of plain bf16`);
+    if (!(ratio <= 2)) throw new Error(`gradient by ${names}: ${ratio} times the error of plain bf16`);
   }
   console.log(`  at most ${worst.toFixed(2)} times the error of a straightforward computation in bf16`);
-  engine.dispose();
 });
 
 test('activations computed again give the same bits', async () => {
