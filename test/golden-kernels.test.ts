@@ -6,7 +6,7 @@ import { attention } from '../src/graph/operators.js';
 import { backward } from '../src/graph/backward.js';
 import { openDevice } from '../src/graph/devices.js';
 import { Session } from '../src/graph/session.js';
-import { assertClose, relativeError } from './support/assert_close.js';
+import { assertClose, largest, relativeError } from './support/assert_close.js';
 import { golden, tensorOf } from './support/golden.js';
 
 const { io } = await golden('kernels');
@@ -51,6 +51,15 @@ async function compare(
   for (const part of outputs) {
     const expected = tensors.get(part)?.data ?? new Float32Array();
     const actual = places[part]?.tensor.read(0, expected.length) as Float32Array;
+    if (keys === 1 && /^grad_[qk]$/.test(part)) {
+      // The weight of an only key is 1, whatever its score: what either side computes is rounding, which is compared with the gradient beside it.
+      const beside = largest(tensorOf(io, `${name}.grad_v`).data);
+      for (const zero of [actual, expected]) {
+        if (!(largest(zero) <= 1e-5 * beside))
+          throw new Error(`${name} ${part} is ${largest(zero)}, expected 0`);
+      }
+      continue;
+    }
     console.log(
       `  ${name} ${part} [${batch}, ${queries}, ${heads}, ${headDim}] on ${keys} keys: relative error ${relativeError(actual, expected).toExponential(2)}`,
     );

@@ -12,7 +12,7 @@ import { tokensPerImage } from '../src/models/clip_vision.js';
 import { MaskedDecoder } from '../src/train/decoders.js';
 import { TrainingEngine } from '../src/train/engine.js';
 import { stepGraph, type StepShape } from '../src/train/step_graph.js';
-import { assertClose, assertSameBits, relativeError } from './support/assert_close.js';
+import { assertClose, assertSameBits, largest, relativeError } from './support/assert_close.js';
 import { golden, tensorOf } from './support/golden.js';
 
 const test = suite('golden training');
@@ -187,7 +187,6 @@ function start(options: {
  * is compared with the gradient by the weight beside it.
  */
 const isZero = (name: string): boolean => /\.(to_k|k_proj)\.bias$/.test(name);
-const largest = (values: Float32Array): number => values.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
 
 const shape = (): StepShape => ({
   identities: batch.identities,

@@ -1,3 +1,8 @@
+/** Largest |a|; NaN anywhere gives NaN. */
+export function largest(values: Float32Array): number {
+  return values.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
+}
+
 /** Largest |a − b| / largest |b|; NaN anywhere gives NaN. */
 export function relativeError(actual: Float32Array, expected: Float32Array): number {
   if (actual.length !== expected.length)
