@@ -48,7 +48,7 @@ function trainingGraph(size: Size, dtype: 'f32' | 'bf16'): Graph {
   return stepGraph(stepModel(one, dtype), stepShape(one), kind, vectors);
 }
 
-/** Operators that a step of this model happens not to need, at its sizes: sums and columns of gradients, unfused activations, gradients by pixels. */
+/** Operators that a step of this model happens not to need, at its sizes: sums and columns of gradients, unfused activations, gates, gradients by pixels. */
 function otherGraph(size: Size, dtype: 'f32' | 'bf16'): Graph {
   const { identities, targets, decoder, visible } = trainingCase(size);
   const { imageSize, patchSize, width, mlpRatio } = decoder;
@@ -65,6 +65,10 @@ function otherGraph(size: Size, dtype: 'f32' | 'bf16'): Graph {
     graph.input(name, dtype, [rows, Math.round(width * mlpRatio)]),
   );
   output('unfused', graph.apply('activation_gradient', [gradient, product], { activation: 'gelu' }));
+  // Of a gate for every target, as linear has it: its kept product is f32.
+  const gate = graph.input('gate', 'f32', [count, width]);
+  const [dy, value] = ['dy', 'value'].map((name) => graph.input(name, 'f32', [rows, width]));
+  output('gated', graph.apply('gate_gradient', [dy, gate, value], { output: dtype }));
   const patches = graph.input('patches', dtype, [count * visible, 3 * patchSize ** 2]);
   const where = graph.input('visible', 'i32', [count * visible]);
   const images = { patch: patchSize, images: count, channels: 3, height: imageSize, width: imageSize };

@@ -26,6 +26,7 @@ const std::vector<const OperatorRow*>& operator_table() {
       &operators::masked_l1_gradient,
       &operators::add,
       &operators::activation_gradient,
+      &operators::gate_gradient,
       &operators::column_sums,
       &operators::gradient_norm,
       &operators::adamw,

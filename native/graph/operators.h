@@ -134,6 +134,7 @@ extern const OperatorRow masked_l1;
 extern const OperatorRow masked_l1_gradient;
 extern const OperatorRow add;
 extern const OperatorRow activation_gradient;
+extern const OperatorRow gate_gradient;
 extern const OperatorRow column_sums;
 extern const OperatorRow gradient_norm;
 extern const OperatorRow adamw;

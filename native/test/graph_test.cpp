@@ -198,11 +198,60 @@ void test_inputs_that_do_not_fit() {
   }
 }
 
+// A gate has as many columns as the rows that it multiplies, and divides them.
+void test_gates() {
+  const TensorType rows{DType::f32, {6, 5}}, narrow{DType::bf16, {6, 5}}, x{DType::f32, {6, 4}}, weight{DType::f32, {5, 4}};
+  const auto refusal = [](const OperatorRow& row, const std::vector<const TensorType*>& inputs, const Attributes& attributes) {
+    try {
+      row.shapes(checked_arguments(row, inputs, attributes));
+    } catch (const EngineError& error) {
+      return std::string(error.code()) + ": " + error.what();
+    }
+    return std::string();
+  };
+  const auto of = [&](const OperatorRow& row, const TensorType& gate) {
+    return row.name == std::string("linear") ? refusal(row, {&x, &weight, nullptr, nullptr, &gate}, {})
+                                             : refusal(row, {&rows, &gate, &rows}, {});
+  };
+  for (const OperatorRow* row : {&operators::gate_gradient}) {
+    const std::string name = row->name;
+    for (const int64_t gates : {1, 2, 3, 6}) {
+      check(of(*row, {DType::f32, {gates, 5}}).empty(), name + " takes " + std::to_string(gates) + " gates for 6 rows");
+    }
+    for (const TensorType& gate : {TensorType{DType::f32, {4, 5}},
+                                   {DType::f32, {12, 5}},
+                                   {DType::f32, {0, 5}},
+                                   {DType::f32, {2, 4}},
+                                   {DType::f32, {2, 6}},
+                                   {DType::f32, {5}},
+                                   {DType::f32, {1, 2, 5}},
+                                   {DType::bf16, {2, 5}}}) {
+      const std::string expected = std::string(kInvalidArgument) + ": " + name + ": gate is " + to_string(gate) +
+                                   ", expected f32[gates, 5] of gates that divide 6 rows";
+      const std::string said = of(*row, gate);
+      check(said == expected, name + " refuses a gate " + to_string(gate) + ", got \"" + said + "\"");
+    }
+  }
+  const TensorType gate{DType::f32, {2, 5}}, wider{DType::f32, {6, 6}}, vector{DType::f32, {5}};
+  const auto refuses = [&](const std::string& words, const TensorType& dy, const TensorType* value,
+                           const Attributes& attributes) {
+    const std::string said = refusal(operators::gate_gradient, {&dy, &gate, value}, attributes);
+    check(said.find(words) != std::string::npos, "gate_gradient refuses with \"" + words + "\", got \"" + said + "\"");
+  };
+  refuses("dy is f32[5], expected two dimensions", vector, nullptr, {});
+  refuses("value is f32[6, 6], expected [6, 5]", rows, &wider, {});
+  refuses("output must be f32 or bf16", rows, nullptr, {{"output", std::string("f16")}});
+  refuses("\"relu\", expected none, gelu or quick_gelu", rows, &rows, {{"activation", std::string("relu")}});
+  refuses("\"gelu\" without value, expected both or none", rows, nullptr, {{"activation", std::string("gelu")}});
+  check(refusal(operators::gate_gradient, {&narrow, &gate, &narrow}, {}).empty(), "gate_gradient takes bf16");
+}
+
 }  // namespace
 
 int main() {
   test_rules();
   test_sums_of_nothing();
   test_inputs_that_do_not_fit();
+  test_gates();
   return test::finish();
 }

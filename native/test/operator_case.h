@@ -78,6 +78,7 @@ inline bool takes_bf16(const OperatorRow& row, const InputRule& rule) {
       {"patch_scatter", {"rows"}},
       {"add", {"a", "b"}},
       {"activation_gradient", {"dy", "x"}},
+      {"gate_gradient", {"dy", "value"}},
       {"column_sums", {"x"}},
   };
   const auto names = narrow.find(row.name);

@@ -220,6 +220,7 @@ export const withoutGradient: ReadonlySet<string> = new Set([
   'patch_scatter_gradient',
   'masked_l1_gradient',
   'activation_gradient',
+  'gate_gradient',
   'column_sums',
   'gradient_norm',
   'adamw',

@@ -1,8 +1,10 @@
-// Kernels that touch every element once: sums, an activation's gradient, sums of columns, and the optimizer.
+// Kernels that touch every element once: sums, the gradients of an activation and of a gate, sums of columns, and the
+// optimizer.
 //
 // Strategy: whole vectors and one partial vector at the end. All are bound by memory; the optimizer reads four or five values
 // an element and writes three or four (28 or 36 bytes), which is why it is one pass. Column sums take one vector of columns
-// down all rows, in the order of the rows, so that they depend on nothing but the matrix.
+// down all rows, in the order of the rows, so that they depend on nothing but the matrix. A gate's sums lie in the first-level
+// cache while rows are read one after another.
 #include "cpu/kernels/simd.h"
 
 namespace omni_id::cpu::OMNI_ID_ISA_NAMESPACE {
@@ -19,6 +21,21 @@ void multiply_by_derivative(const Elementwise* g) {
     const Vector x = load_any(g->b, g->b_type, i, n), dy = load_any(g->a, g->type, i, n);
     const Vector slope = g->type == kBf16 ? derivative_of<kActivation, true>(x) : derivative_of<kActivation, false>(x);
     store_any(g->out, g->type, i, multiply(dy, slope), n);
+  }
+}
+
+template <Activation kActivation>
+void add_gated_rows(const GateGradient* g, float* sums) {
+  for (int64_t row = 0; row < g->rows; ++row) {
+    for (int64_t i = 0; i < g->columns; i += kWidth) {
+      const int64_t n = smaller(kWidth, g->columns - i);
+      const Vector dy = load_any(g->dy, g->dy_type, row * g->dy_stride + i, n);
+      if (sums) {
+        const Vector value = activated<kActivation, false>(load_any(g->value, g->value_type, row * g->value_stride + i, n));
+        store_any(sums, kF32, i, multiply_add(dy, value, load_any(sums, kF32, i, n)), n);
+      }
+      store_any(g->d, g->d_type, row * g->d_stride + i, multiply(dy, load_any(g->gate, kF32, i, n)), n);
+    }
   }
 }
 
@@ -39,6 +56,18 @@ void activation_gradient(const Elementwise* g) {
       return multiply_by_derivative<kQuickGelu>(g);
     case kNoActivation:
       return multiply_by_derivative<kNoActivation>(g);
+  }
+}
+
+void gate_gradient(const GateGradient* g, float* sums) {
+  if (sums) __builtin_memset(sums, 0, (size_t)g->columns * sizeof(float));
+  switch (g->activation) {
+    case kGelu:
+      return add_gated_rows<kGelu>(g, sums);
+    case kQuickGelu:
+      return add_gated_rows<kQuickGelu>(g, sums);
+    case kNoActivation:
+      return add_gated_rows<kNoActivation>(g, sums);
   }
 }
 

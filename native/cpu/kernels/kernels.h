@@ -135,6 +135,22 @@ struct ColumnSums {
   float* out;
 };
 
+// Rows of one gate: d[i, :] = gate ⊙ dy[i, :], and the sums over them of dy ⊙ activation(value).
+struct GateGradient {
+  const void* dy;
+  int64_t dy_stride;
+  ElementType dy_type;
+  const float* gate;
+  const void* value;  // null: the sums are not wanted
+  int64_t value_stride;
+  ElementType value_type;
+  Activation activation;
+  void* d;  // may be dy itself
+  int64_t d_stride;
+  ElementType d_type;
+  int64_t rows, columns;
+};
+
 // `count` elements of a vector of one type. Outputs may be the inputs themselves.
 struct Elementwise {
   const void* a;
@@ -195,6 +211,8 @@ struct KernelTable {
   void (*column_sums)(const ColumnSums*, int64_t column_begin, int64_t column_end);
   void (*add)(const Elementwise*);
   void (*activation_gradient)(const Elementwise*);
+  // `sums` [columns], or null.
+  void (*gate_gradient)(const GateGradient*, float* sums);
   void (*to_bf16)(const float* from, int64_t count, uint16_t* to);
   // to[x][channel] = from[channel · plane + x]
   void (*interleave)(const float* from, int64_t plane, int64_t channels, int64_t pixels, float* to);

@@ -18,6 +18,7 @@ void layer_norm_gradient(const LayerNormGradient*, int64_t row_begin, int64_t ro
 void column_sums(const ColumnSums*, int64_t column_begin, int64_t column_end);
 void add_vectors(const Elementwise*);
 void activation_gradient(const Elementwise*);
+void gate_gradient(const GateGradient*, float* sums);
 void convert_to_bf16(const float* from, int64_t count, uint16_t* to);
 void interleave(const float* from, int64_t plane, int64_t channels, int64_t pixels, float* to);
 float masked_l1(const MaskedL1*);
@@ -50,6 +51,7 @@ const KernelTable& kernels() {
       column_sums,
       add_vectors,
       activation_gradient,
+      gate_gradient,
       convert_to_bf16,
       interleave,
       masked_l1,

@@ -27,6 +27,7 @@ std::unique_ptr<Kernel> make_masked_l1(const Arguments&, CpuDevice&);
 std::unique_ptr<Kernel> make_masked_l1_gradient(const Arguments&, CpuDevice&);
 std::unique_ptr<Kernel> make_add(const Arguments&, CpuDevice&);
 std::unique_ptr<Kernel> make_activation_gradient(const Arguments&, CpuDevice&);
+std::unique_ptr<Kernel> make_gate_gradient(const Arguments&, CpuDevice&);
 std::unique_ptr<Kernel> make_column_sums(const Arguments&, CpuDevice&);
 std::unique_ptr<Kernel> make_gradient_norm(const Arguments&, CpuDevice&);
 std::unique_ptr<Kernel> make_adamw(const Arguments&, CpuDevice&);

@@ -17,6 +17,7 @@ std::unique_ptr<Kernel> make_attention(const Arguments&, CudaDevice&);
 std::unique_ptr<Kernel> make_attention_gradient(const Arguments&, CudaDevice&);
 std::unique_ptr<Kernel> make_add(const Arguments&, CudaDevice&);
 std::unique_ptr<Kernel> make_activation_gradient(const Arguments&, CudaDevice&);
+std::unique_ptr<Kernel> make_gate_gradient(const Arguments&, CudaDevice&);
 std::unique_ptr<Kernel> make_place_columns(const Arguments&, CudaDevice&);
 std::unique_ptr<Kernel> make_column_sums(const Arguments&, CudaDevice&);
 std::unique_ptr<Kernel> make_linear(const Arguments&, CudaDevice&);

@@ -11,6 +11,7 @@ MakeKernel kernel_for(const OperatorRow& row) {
       {"attention_gradient", make_attention_gradient},
       {"add", make_add},
       {"activation_gradient", make_activation_gradient},
+      {"gate_gradient", make_gate_gradient},
       {"column_sums", make_column_sums},
       {"place_columns", make_place_columns},
       {"linear", make_linear},
