@@ -203,6 +203,30 @@ composed('a view of an input and of a parameter', (w) => {
   return { outputs: [linear(y, w.matrix('c', [4, 6]), { residual: a })], by: [x] };
 });
 
+composed('gates that are columns of a modulation, with one row for every image', (w) => {
+  const [x, condition] = [input(w, 'x', 6, 8), input(w, 'condition', 2, 5)];
+  const modulation = linear(condition, w.matrix('modulation', [16, 5]), { bias: w.vector('shift', [16]) });
+  const [attended, projected] = [0, 8].map((column) => w.graph.columns(modulation, column, 8)) as [Value, Value]; // prettier-ignore
+  const y = w.graph.recomputed(() =>
+    linear(x, w.matrix('a', [8, 8]), { bias: w.vector('b', [8]), residual: x, gate: attended }),
+  );
+  const z = w.graph.recomputed(() => {
+    const inner = linear(layerNorm(w.at('norm'), y, { epsilon: 1e-5 }), w.matrix('c', [12, 8]), { activation: 'gelu' }); // prettier-ignore
+    return linear(inner, w.matrix('d', [8, 12]), { residual: y, gate: projected });
+  });
+  // The first gate is read once more.
+  return { outputs: [linear(z, w.matrix('e', [8, 8]), { residual: z, gate: attended })], by: [x, condition] };
+});
+
+// The gradient by an activation goes into the product before it, but not past a gate.
+for (const activation of ['none', 'gelu'] as const) {
+  composed(`a product with what a gate multiplied, activation ${activation}`, (w) => {
+    const [x, gate] = [input(w, 'x', 6, 8), input(w, 'gate', 3, 10)];
+    const hidden = w.graph.recomputed(() => linear(x, w.matrix('a', [10, 8]), { activation, gate }));
+    return { outputs: [linear(hidden, w.matrix('b', [7, 10]))], by: [x, gate] };
+  });
+}
+
 composed('the same gradient by several', (w) => {
   const [x, y] = [input(w, 'x', 3, 4), input(w, 'y', 3, 4)];
   const sum = add(x, y);
@@ -249,16 +273,62 @@ test('the gradient by a view is columns of the whole', () => {
 /** A bf16 product that is added to a residual in f32, as a value and as a seed of gradients. */
 test('a product in bf16 whose residual is f32', () => {
   for (const activation of ['none', 'gelu'] as const) {
-    const random = new NormalNumbers(3);
-    const build: Build = (w) => {
-      const x = w.graph.input('x', 'bf16', [4, 6]);
-      const before = linear(x, w.matrix('a', [8, 6]));
-      const y = linear(x, w.matrix('b', [8, 6]), { residual: before, activation, output: 'bf16' });
-      // The residual is read once more, so that a gradient in f32 is added to one in bf16, and the other way round.
-      return { outputs: [linear(before, w.matrix('c', [5, 8])), y], by: [x] };
-    };
-    const one = built(build, false, random, 'bf16', {});
-    assert.ok(assertGradients({ ...one, random }, `activation ${activation}`) > 0);
+    for (const gates of [0, 2]) {
+      const random = new NormalNumbers(3);
+      const build: Build = (w) => {
+        const x = w.graph.input('x', 'bf16', [4, 6]);
+        const gate = gates > 0 ? { gate: w.vector('gates', [gates, 8]) } : {};
+        const before = linear(x, w.matrix('a', [8, 6]));
+        const y = linear(x, w.matrix('b', [8, 6]), { residual: before, activation, output: 'bf16', ...gate });
+        // The residual is read once more, so that a gradient in f32 is added to one in bf16, and the other way round.
+        return { outputs: [linear(before, w.matrix('c', [5, 8])), y], by: [x] };
+      };
+      const one = built(build, false, random, 'bf16', {});
+      assert.ok(assertGradients({ ...one, random }, `activation ${activation}, ${gates} gates`) > 0);
+    }
+  }
+});
+
+test('the gradient through a gate goes into products in their type; its own is computed when it is asked for', () => {
+  for (const dtype of ['f32', 'bf16'] as const) {
+    for (const learns of [false, true]) {
+      const graph = new Graph({ trainable: () => true, recompute: false });
+      const [x, gate] = [graph.input('x', dtype, [4, 6]), graph.input('gate', 'f32', [2, 8])];
+      const y = linear(x, new Scope(graph, dtype).matrix('a', [8, 6]), { gate });
+      const gradients = backward(
+        graph,
+        [{ value: y, gradient: graph.input('dy', 'f32', y.shape) }],
+        learns ? [x, gate] : [x],
+      );
+      assert.ok(gradients.every((gradient) => gradient !== undefined));
+      const [node, ...others] = graph.nodes.filter(({ op }) => op === 'gate_gradient');
+      assert.is(others.length, 0);
+      assert.equal(
+        node?.outputs.map((output) => output.dtype),
+        learns ? [dtype, 'f32'] : [dtype],
+      );
+      assert.is(
+        node?.inputs[2] !== undefined,
+        learns,
+        'what the gate was multiplied by is read for its own gradient',
+      );
+    }
+  }
+});
+
+test('a gate that does not divide the rows, or has other columns, is refused where it is written', () => {
+  const graph = new Graph();
+  const [x, weight] = [graph.input('x', 'f32', [6, 4]), graph.weight(['w'], 'f32', [5, 4])];
+  for (const shape of [[4, 5], [2, 4], [5]]) {
+    assert.throws(
+      () => linear(x, weight, { gate: graph.input(`gate ${shape.join()}`, 'f32', shape) }),
+      (error: unknown) =>
+        error instanceof Error &&
+        (error as Error & { code?: string }).code === 'ERR_INVALID_ARGUMENT' &&
+        error.message.includes(
+          `gate is f32[${shape.join(', ')}], expected f32[gates, 5] of gates that divide 6 rows`,
+        ),
+    );
   }
 });
 

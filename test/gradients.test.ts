@@ -12,9 +12,10 @@ const test = suite('gradients');
 const training = { trainable: () => true, recompute: false };
 
 /** What a graph that is trained asks of an operator beside its case's attributes. */
-function trained(op: string, attributes: OperatorCase['attributes']): Record<string, number | string> {
+function trained(op: string, { attributes, inputs }: OperatorCase): Record<string, number | string> {
   if (op === 'attention') return { ...attributes, statistics: 1 };
-  if (op === 'linear' && (attributes['activation'] ?? 'none') !== 'none') return { ...attributes, keep: 1 };
+  const activated = (attributes['activation'] ?? 'none') !== 'none';
+  if (op === 'linear' && (activated || inputs[4])) return { ...attributes, keep: 1 };
   return { ...attributes };
 }
 
@@ -24,7 +25,7 @@ function build(op: string, one: OperatorCase): { graph: Graph; cotangent: Value;
   const inputs = one.inputs.map((input) =>
     input ? graph.input(input.name, input.role === 'index' ? 'i32' : 'f32', input.shape) : undefined,
   );
-  const [y] = graph.apply(op, inputs, trained(op, one.attributes));
+  const [y] = graph.apply(op, inputs, trained(op, one));
   if (!y) throw new Error('no result');
   graph.output('y', y);
   const cotangent = graph.input('cotangent', y.dtype, y.shape);

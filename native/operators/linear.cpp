@@ -1,11 +1,13 @@
-// linear: y = activation(x · Wᵀ + b) + residual
-//   x [rows, inputs], W [outputs, …inputs], b [outputs], residual and y [rows, outputs]; `output` is the dtype of y.
+// linear: y = gate ⊙ activation(x · Wᵀ + b) + residual
+//   x [rows, inputs], W [outputs, …inputs], b [outputs], residual and y [rows, outputs], gate [gates, outputs] (gates.h);
+//   `output` is the dtype of y.
 // Everything after the product costs nothing extra: it is part of the product's epilogue. With `keep` 1 there is a second
-// output, x · Wᵀ + b of the type of y, which the activation's gradient needs.
+// output, x · Wᵀ + b of the type of y, which the gradients of the activation and of the gate need.
 
 #include "cpu/operators/operators.h"
 #include "graph/operators.h"
 #include "operators/activations.h"
+#include "operators/gates.h"
 #include "operators/products.h"
 
 namespace omni_id::operators {
@@ -31,6 +33,7 @@ std::vector<TensorType> shapes(const Arguments& a) {
     require(a[3] == TensorType{DType::f32, y.shape}, kName,
             "residual is " + to_string(a[3]) + ", expected f32" + to_string(y.shape));
   }
+  if (a.has(4)) require_gate(a[4], y, kName);
   require_activation(a.text("activation"), kName);
   require_compute(a, kName);
   if (a.integer("keep") == 0) return {y};
@@ -49,6 +52,11 @@ void reference(const Arguments& a, const std::vector<ReferenceTensor>& in, std::
       const double sum = product.value() + (a.has(2) ? in[2].values[j] : 0.0);
       const double sum_error = product.error() + (a.has(2) ? kRoundingF32 * std::abs(sum) : 0.0);
       auto [y, y_error] = activated(sum, sum_error, a.text("activation"), to_bf16);
+      if (a.has(4)) {
+        const double gate = in[4].values[i / rows_per_gate(a[4], rows) * n + j];
+        y *= gate;
+        y_error = std::abs(gate) * y_error + kRoundingF32 * std::abs(y);
+      }
       if (a.has(3)) {
         y += in[3].values[i * n + j];
         y_error += kRoundingF32 * std::abs(y);
@@ -75,7 +83,8 @@ const OperatorRow linear = {
     .inputs = {{"x", InputRole::plain},
                {"weight", InputRole::matrix},
                {"bias", InputRole::plain, true},
-               {"residual", InputRole::plain, true}},
+               {"residual", InputRole::plain, true},
+               {"gate", InputRole::plain, true}},
     .attributes = {{"activation", std::string("none")},
                    {"output", std::string("f32")},
                    {"compute", std::string()},
@@ -110,6 +119,21 @@ const OperatorRow linear = {
             // Sums between −4 and 4, where the activations curve.
             {{{40, 1}, {96, 1}, {96}, {}}, to_bf16("gelu"), {}},
             {{{40, 1}, {96, 1}, {96}, {}}, to_bf16("quick_gelu"), {}},
+            // Gates: one for all rows, one for each, and for groups of some.
+            {{{37, 100}, {71, 100}, {71}, {37, 71}, {1, 71}}, {}, {}},
+            {{{13, 33}, {31, 33}, {}, {}, {13, 31}}, to_bf16("none"), {}},
+            {{{36, 65}, {33, 65}, {}, {36, 33}, {3, 33}}, with_activation("quick_gelu"), {}},
+            {{{36, 100}, {72, 100}, {72}, {36, 72}, {4, 72}}, to_bf16("gelu"), {}},
+            {{{30, 33}, {40, 33}, {40}, {}, {5, 40}}, {{"keep", int64_t{1}}}, {}},
+            {{{30, 33}, {40, 33}, {40}, {30, 40}, {2, 40}},
+             {{"activation", std::string("gelu")}, {"output", std::string("bf16")}, {"keep", int64_t{1}}},
+             {}},
+            {{{26, 100}, {71, 100}, {71}, {26, 71}, {2, 71}}, {{"compute", std::string("bf16")}}, {}},
+            // Of little depth, and of so much that it is split.
+            {{{40, 1}, {96, 1}, {96}, {40, 96}, {8, 96}}, with_activation("gelu"), {}},
+            {{{14, 1100}, {36, 1100}, {36}, {14, 36}, {2, 36}}, {}, {}},
+            {{{0, 16}, {16, 16}, {16}, {}, {2, 16}}, {}, {}},
+            {{{0, 16}, {16, 16}, {16}, {}, {0, 16}}, {}, {}},
         },
 };
 

@@ -111,7 +111,7 @@ void test_rules() {
   refuse("not there yet", [](Graph& g) { g.nodes[0].inputs[0] = 5; });
   refuse("not there yet", [](Graph& g) { g.nodes[0].inputs[0] = 3; });  // a view of what comes later
   refuse("weight is missing", [](Graph& g) { g.nodes[0].inputs[1] = -1; });
-  refuse("5 inputs given", [](Graph& g) { g.nodes[1].inputs.push_back(-1); });
+  refuse("6 inputs given", [](Graph& g) { g.nodes[1].inputs.insert(g.nodes[1].inputs.end(), 2, -1); });
   refuse("does not fit", [](Graph& g) { g.nodes[0].inputs[1] = 4; });
   refuse("unknown attribute", [](Graph& g) { g.nodes[0].attributes["colour"] = int64_t{1}; });
   refuse("wrong type", [](Graph& g) { g.nodes[0].attributes["activation"] = int64_t{1}; });
@@ -213,7 +213,7 @@ void test_gates() {
     return row.name == std::string("linear") ? refusal(row, {&x, &weight, nullptr, nullptr, &gate}, {})
                                              : refusal(row, {&rows, &gate, &rows}, {});
   };
-  for (const OperatorRow* row : {&operators::gate_gradient}) {
+  for (const OperatorRow* row : {&operators::linear, &operators::gate_gradient}) {
     const std::string name = row->name;
     for (const int64_t gates : {1, 2, 3, 6}) {
       check(of(*row, {DType::f32, {gates, 5}}).empty(), name + " takes " + std::to_string(gates) + " gates for 6 rows");

@@ -189,12 +189,12 @@ class Backward {
       if (!value) throw new Error(`${node.op} has no input ${i}`);
       return value;
     };
-    // The product whose activation a value is, when nothing else was added to it.
+    // The product whose activation a value is, when no gate multiplied it and nothing was added to it.
     const activatedFrom = (i: number): { node: Node; kept: Value } | undefined => {
       const producer = this.#producers.get(input(i).index);
       const kept = producer?.node.outputs[1];
-      if (producer?.node.op !== 'linear' || producer.output !== 0 || !kept || producer.node.inputs[3])
-        return undefined;
+      if (producer?.node.op !== 'linear' || producer.output !== 0 || !kept) return undefined;
+      if (producer.node.inputs[3] || producer.node.inputs[4]) return undefined;
       return { node: producer.node, kept };
     };
     return {

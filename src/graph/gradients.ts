@@ -56,7 +56,7 @@ function only(n: NodeGradient): Value {
 /** Every operator's gradient in terms of operators. Formulas: the heads of `native/operators/*_gradient*.cpp`. */
 export const gradientRules: Readonly<Record<string, GradientRule>> = {
   linear: {
-    by: ['x', 'weight', 'bias', 'residual'],
+    by: ['x', 'weight', 'bias', 'residual', 'gate'],
     apply(n) {
       const weight = need(n.input(1));
       const { graph } = weight;
@@ -66,10 +66,19 @@ export const gradientRules: Readonly<Record<string, GradientRule>> = {
       // d: the gradient by the product, before its activation.
       let d = n.gradient(1);
       if (dy) {
-        const through =
-          activation === 'none'
-            ? dy
-            : first(graph.apply('activation_gradient', [dy, need(n.output(1))], { activation }));
+        let through = dy;
+        const gate = n.input(4);
+        if (gate) {
+          // Its own gradient is of what it was multiplied by. What comes through it goes into products, in their type.
+          const value = n.wants(4) ? need(n.output(1)) : undefined;
+          const output = d ? typeOf(d) : (weight.compute ?? typeOf(weight));
+          const attributes = value ? { output, activation } : { output };
+          const [gated, dgate] = graph.apply('gate_gradient', [dy, gate, value], attributes);
+          through = need(gated);
+          if (dgate) n.add(4, dgate);
+        }
+        if (activation !== 'none')
+          through = first(graph.apply('activation_gradient', [through, need(n.output(1))], { activation }));
         d = d ? add(d, through) : through;
       }
       const product = need(d);

@@ -16,20 +16,27 @@ export function first(values: readonly Value[]): Value {
 }
 
 /**
- * activation(x · weightᵀ + bias) + residual, in one pass.
+ * gate ⊙ activation(x · weightᵀ + bias) + residual, in one pass.
  * @param x [rows, inputs]
  * @param weight [outputs, inputs]; its dtype is the type that the product is computed in
+ * @param options.gate [gates, outputs]: each row of it multiplies as many of the product's rows, which follow each other, such as those of one image
  */
 export function linear(
   x: Value,
   weight: Value,
-  options: { bias?: Value; activation?: Activation; residual?: Value; output?: ComputeType } = {},
+  options: {
+    bias?: Value;
+    activation?: Activation;
+    residual?: Value;
+    gate?: Value;
+    output?: ComputeType;
+  } = {},
 ): Value {
-  const { bias, activation = 'none', residual, output = 'f32' } = options;
-  // What an activation is made of cannot be told from its result, so a graph that is trained keeps it.
-  const keep = x.graph.training && activation !== 'none' ? { keep: 1 } : {};
+  const { bias, activation = 'none', residual, gate, output = 'f32' } = options;
+  // What an activation is made of, or what a gate was multiplied by, cannot be told from the result, so a graph that is trained keeps it.
+  const keep = x.graph.training && (activation !== 'none' || gate) ? { keep: 1 } : {};
   return first(
-    x.graph.apply('linear', [x, weight, bias, residual], {
+    x.graph.apply('linear', [x, weight, bias, residual, gate], {
       activation,
       output,
       ...keep,

@@ -14,7 +14,7 @@ export function linear(
   names: string | readonly string[],
   x: Value,
   outputs: number,
-  options: { activation?: op.Activation; residual?: Value; output?: 'f32' | 'bf16' } = {},
+  options: { activation?: op.Activation; residual?: Value; gate?: Value; output?: 'f32' | 'bf16' } = {},
 ): Value {
   const layers = typeof names === 'string' ? [names] : names;
   const rows = outputs * layers.length;

@@ -1,4 +1,4 @@
-// GEMM with a fused epilogue: out = activation(a · Wᵀ + bias) + residual, see `Gemm` in kernels.h.
+// GEMM with a fused epilogue: out = gate ⊙ activation(a · Wᵀ + bias) + residual, see `Gemm` in kernels.h.
 //
 // Strategy: a block is up to a few hundred rows by a few panels of 32 columns. k is cut into even pieces of at most kDepth, so
 // that a panel's piece stays in the nearest caches while all rows of the block pass over it; the panel that comes next is
@@ -162,6 +162,7 @@ void finish_tile(const Gemm* g, const float* sums, int64_t sums_stride, int64_t 
   for (int64_t i = 0; i < rows; ++i, sums += sums_stride) {
     const int64_t row = out_row_of(g, row_begin + i), residual_row = residual_row_of(g, row);
     const float* bias = g->bias ? g->bias + first : nullptr;
+    const float* gate = g->gate ? g->gate + (row_begin + i) / g->gate_rows * g->gate_stride + first : nullptr;
     const float* residual = g->residual ? g->residual + residual_row * g->residual_stride + first : nullptr;
     const int64_t out = row * g->out_stride + first;
     for (int64_t j = 0; j < columns; j += kWidth) {
@@ -176,6 +177,7 @@ void finish_tile(const Gemm* g, const float* sums, int64_t sums_stride, int64_t 
       } else {
         x = activated<kActivation, kToBf16>(x);
       }
+      if (gate) x = multiply(x, whole ? load(gate + j) : load_n(gate + j, n));
       if (residual) x = add(x, whole ? load(residual + j) : load_n(residual + j, n));
       store_any(g->out, kToBf16 ? kBf16 : kF32, out + j, x, n);
     }

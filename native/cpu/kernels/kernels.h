@@ -18,7 +18,7 @@ constexpr int64_t kPanelColumns = 32;
 enum ElementType { kF32 = 0, kBf16 = 1 };
 enum Activation { kNoActivation = 0, kGelu = 1, kQuickGelu = 2 };
 
-// out[row(i), :] = activation(a[i, :] · Wᵀ + bias) + residual[residual_row(i), :]
+// out[row(i), :] = gate[i / gate_rows, :] ⊙ activation(a[i, :] · Wᵀ + bias) + residual[residual_row(i), :]
 // Rows may be written in groups, leaving the first `out_skip` rows of each group free (the class token of each image):
 // row(i) = i / out_group · (out_group + out_skip) + out_skip + i mod out_group; with out_group 0, row(i) = i.
 // The residual's row is row(i) mod residual_period (position embeddings repeat for every image), or row(i) with period 0.
@@ -36,6 +36,9 @@ struct Gemm {
   ElementType weight_type;
   const float* bias;  // [n] or null
   Activation activation;
+  const float* gate;  // or null
+  int64_t gate_stride;
+  int64_t gate_rows;      // that one row of the gate multiplies
   const float* residual;  // or null; may be `out` itself
   int64_t residual_stride;
   int64_t residual_period;

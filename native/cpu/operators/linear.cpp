@@ -6,14 +6,15 @@
 // right operand once.
 #include "cpu/operators/matrix_product.h"
 #include "cpu/operators/operators.h"
+#include "operators/gates.h"
 #include "operators/products.h"
 
 namespace omni_id::cpu {
 
 namespace {
 
-// Rows times the weight, which linear takes transposed and its gradient by x as it lies: x · Wᵀ with a bias and an activation,
-// or d · W with the derivative of one, and a sum that is known already.
+// Rows times the weight, which linear takes transposed and its gradient by x as it lies: x · Wᵀ with a bias, an activation and
+// a gate, or d · W with the derivative of an activation, and a sum that is known already.
 class RowsTimesWeight final : public Kernel {
  public:
   RowsTimesWeight(const Arguments& a, CpuDevice& device, bool transposed)
@@ -24,6 +25,7 @@ class RowsTimesWeight final : public Kernel {
     gemm_.weight_type = weight_.type();
     gemm_.activation = activation_of(a.text("activation"));
     gemm_.out_type = element(dtype_named(a.text("output")));
+    if (transposed && a.has(4)) gemm_.gate_rows = rows_per_gate(a[4], gemm_.m);
   }
 
   size_t workspace_bytes() const override { return weight_.workspace_bytes() + rows_.workspace_bytes(); }
@@ -34,6 +36,8 @@ class RowsTimesWeight final : public Kernel {
     gemm.weight = weight_.ready(device_, call.inputs[1], call.workspace);
     if (transposed_) {
       gemm.bias = call.inputs[2].as<const float>();
+      gemm.gate = call.inputs[4].as<const float>();
+      gemm.gate_stride = call.inputs[4].row_stride;
     } else {
       gemm.derivative_at = call.inputs[2].data;
       gemm.derivative_stride = call.inputs[2].row_stride;

@@ -32,7 +32,7 @@
 //   large 128×128  256      64 × 32  3       48 KiB         64
 //   small 64×64    128      32 × 32  4       32 KiB         32: a deeper ring, since less work hides a copy
 //
-// Registers (sm_80 to sm_120): bf16 128 and 94 to 108, so that two large or three small blocks are at work on a multiprocessor
+// Registers (sm_80 to sm_120): bf16 128 and 94 to 109, so that two large or three small blocks are at work on a multiprocessor
 // of every architecture, and four small ones where there is the shared memory; f32, whose fragments are twice as large, 168 to
 // 185 and 97 to 113: one large block, or as many small ones. What ends a ring is hidden by the other blocks only. A tile's
 // place is found anew for each fetch, by divisors known at launch (a dozen instructions a tile): kept, it would be spilled in

@@ -2,9 +2,9 @@
 
 #include "cuda/operators/activations.cuh"
 
-// What becomes of a product's sums: y = (activation(sum + bias), or sum · activation'(derivative_at)) + addend, in f32 until it
-// is written. One struct for all operators whose parts are chosen at run time: the branches are the same for all threads, and
-// an instance of the product for each combination would cost minutes of compilation.
+// What becomes of a product's sums: y = (gate ⊙ activation(sum + bias), or sum · activation'(derivative_at)) + addend, in f32
+// until it is written. One struct for all operators whose parts are chosen at run time: the branches are the same for all
+// threads, and an instance of the product for each combination would cost minutes of compilation.
 //
 // The sums of a block pass through shared memory once, so that a thread gets four neighbouring columns of a row and eight
 // threads a segment of 128 bytes: the operands of the epilogue and its results are read and written 16 bytes at a time. Four
@@ -21,6 +21,10 @@ struct Epilogue {
   const void* derivative_at = nullptr;
   int64_t derivative_stride = 0;
   bool derivative_bf16 = false;
+  // Row i is multiplied by row i / gate_rows.
+  const float* gate = nullptr;
+  int64_t gate_stride = 0;
+  unsigned gate_rows = 0;
   const float* addend = nullptr;
   int64_t addend_stride = 0;
   // With a period, row i gets row i % addend_period of the addend, and the first row of each period `first_row` too. Then
@@ -75,6 +79,10 @@ __device__ __forceinline__ void store_columns(void* to, bool bf16_values, int64_
 
 __device__ __forceinline__ float4 sum_of(float4 a, float4 b) { return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w); }
 
+__device__ __forceinline__ float4 product_of(float4 a, float4 b) {
+  return make_float4(a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w);
+}
+
 __device__ __forceinline__ float4 activated(Activation activation, float4 v) {
   if (activation == Activation::gelu) {
     return make_float4(activate<Activation::gelu>(v.x), activate<Activation::gelu>(v.y), activate<Activation::gelu>(v.z),
@@ -106,6 +114,10 @@ __device__ __forceinline__ void finish(const Epilogue& e, int64_t row, int64_t c
                                          : times_derivative<Activation::quick_gelu>(v, x);
   } else {
     v = activated(e.activation, v);
+  }
+  if (e.gate) {
+    const int64_t group = static_cast<unsigned>(row) / e.gate_rows;
+    v = product_of(v, load_columns(e.gate + group * e.gate_stride + column, count, e.vectors));
   }
   if (e.addend) {
     const int64_t from = e.addend_period ? static_cast<unsigned>(row) % e.addend_period : row;

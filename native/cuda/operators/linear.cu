@@ -1,11 +1,12 @@
 // linear and its gradients, three products of which each reads both operands as they lie in memory:
-//   linear:                 y = activation(x · Wᵀ + b) + residual                  x [rows, inputs], W [outputs, inputs]
+//   linear:                 y = gate ⊙ activation(x · Wᵀ + b) + residual           x [rows, inputs], W [outputs, inputs]
 //   linear_input_gradient:  dx = d · W (⊙ activation'(derivative_at)) + sum        d [rows, outputs]
 //   linear_weight_gradient: dW = dᵀ · activation(x) + sum
 // Strategy, tiles, bytes and flops: gemm.cuh; what follows the sums: gemm_epilogue.cuh. As operands of rows by depth, x, W and
 // the d of dx have a contiguous depth; the W of dx, and d and x of dW, have contiguous rows. An operand of another type than
 // the product's, and x with an activation, is converted first (matrix_product.cuh; at most 39 registers).
 #include "cuda/operators/matrix_product.cuh"
+#include "operators/gates.h"
 #include "operators/products.h"
 
 namespace omni_id::cuda {
@@ -71,15 +72,20 @@ class LinearKernel final : public LinearBase<Contiguous::depth, Contiguous::dept
   LinearKernel(const Arguments& a, CudaDevice& device)
       : LinearBase(operators::linear, device, product_type(a, a[1]), Operand(a[0], product_type(a, a[1])),
                    Operand(a[1], product_type(a, a[1])), a[0].shape[0], a[1].shape[0], a[0].columns()),
-        activation_(activation_named(a.text("activation"))) {}
+        activation_(activation_named(a.text("activation"))),
+        rows_per_gate_(a.has(4) ? rows_per_gate(a[4], a[0].shape[0]) : 0) {}
 
  private:
   void enqueue(const KernelCall& call, const Stream& stream) override {
+    const TensorView& gate = call.inputs[4];
     Epilogue e;
     set_result(call.outputs[0], call.inputs[3], e);
     e.bias = call.inputs[2].as<const float>();
     e.activation = activation_;
-    e.vectors = e.vectors && allows(16, e.bias, 0, sizeof(float));
+    e.gate = gate.as<const float>();
+    e.gate_stride = gate.row_stride;
+    e.gate_rows = static_cast<unsigned>(rows_per_gate_);
+    e.vectors = e.vectors && allows(16, e.bias, 0, sizeof(float)) && allows_columns(gate);
     if (call.outputs.size() > 1) {
       e.kept = call.outputs[1].data;
       e.kept_stride = call.outputs[1].row_stride;
@@ -89,6 +95,7 @@ class LinearKernel final : public LinearBase<Contiguous::depth, Contiguous::dept
   }
 
   Activation activation_;
+  int64_t rows_per_gate_;
 };
 
 class LinearInputGradientKernel final : public LinearBase<Contiguous::depth, Contiguous::rows> {
