@@ -69,7 +69,8 @@ const bytesOf = ({ dtype, shape }) => shape.reduce((a, b) => a * b, 1) * (dtype 
 
 /**
  * What no training step has: the gradient of a gather (of a batch of 64 images of 224 px in patches of 14, whole and in f32, for what learns from
- * pixels), and the noise of 8 images of 1024 px (random.cu: 60 operations in double precision for a normal number).
+ * pixels), that of a gate (of 8 images of 512 px in FLUX: 1,024 patches and 512 tokens of text of width 3072, with a product that was kept in f32,
+ * into products in bf16), and the noise of 8 images of 1024 px (random.cu: 60 operations in double precision for a normal number).
  * @returns the same as {@link roofline}
  */
 export function besides() {
@@ -77,9 +78,15 @@ export function besides() {
   const rows = { dtype: 'f32', shape: [64 * 256, 3 * 14 * 14] };
   const images = { dtype: 'f32', shape: [64, 3, 224, 224] };
   const gather = native().operatorFlops('patch_gather_gradient', [rows, null], attributes);
+  const tokens = { dtype: 'f32', shape: [8 * 1536, 3072] };
+  const gates = { dtype: 'f32', shape: [8, 3072] };
+  const gated = { dtype: 'bf16', shape: tokens.shape };
+  const gate = native().operatorFlops('gate_gradient', [tokens, gates, tokens], { output: 'bf16' });
+  const ofGate = 2 * bytesOf(tokens) + bytesOf(gated) + 2 * bytesOf(gates);
   const numbers = { dtype: 'f32', shape: [8 * 262144] };
   return [
     { op: 'patch_gather_gradient', output: images, bytes: bytesOf(rows) + bytesOf(images), flops: gather, rate: 'f32' },
+    { op: 'gate_gradient', output: gated, bytes: ofGate, flops: gate, rate: 'f32' },
     { op: 'fill_random', output: numbers, bytes: bytesOf(numbers), flops: 60 * numbers.shape[0], rate: 'f64' },
   ].map(({ op, output, bytes, flops, rate }) => ({
     op,
