@@ -4,7 +4,7 @@
 // Strategy: whole vectors and one partial vector at the end. All are bound by memory; the optimizer reads four or five values
 // an element and writes three or four (28 or 36 bytes), which is why it is one pass. Column sums take one vector of columns
 // down all rows, in the order of the rows, so that they depend on nothing but the matrix. A gate's sums lie in the first-level
-// cache while rows are read one after another.
+// cache while a few rows at a time are read from begin to end.
 #include "cpu/kernels/simd.h"
 
 namespace omni_id::cpu::OMNI_ID_ISA_NAMESPACE {
@@ -13,6 +13,9 @@ namespace {
 
 // Vectors of a chunk of the sum of squares that are summed in f32 before they are added in double precision.
 constexpr int64_t kSumVectors = 64;
+
+// Rows that a gate and its sums are loaded once for: 3.7 → 2.7 ms at 1536 × 3072 on one core.
+constexpr int64_t kRowsTogether = 4;
 
 template <Activation kActivation>
 void multiply_by_derivative(const Elementwise* g) {
@@ -26,15 +29,21 @@ void multiply_by_derivative(const Elementwise* g) {
 
 template <Activation kActivation>
 void add_gated_rows(const GateGradient* g, float* sums) {
-  for (int64_t row = 0; row < g->rows; ++row) {
+  for (int64_t first = 0; first < g->rows; first += kRowsTogether) {
+    const int64_t end = smaller(g->rows, first + kRowsTogether);
     for (int64_t i = 0; i < g->columns; i += kWidth) {
       const int64_t n = smaller(kWidth, g->columns - i);
-      const Vector dy = load_any(g->dy, g->dy_type, row * g->dy_stride + i, n);
-      if (sums) {
-        const Vector value = activated<kActivation, false>(load_any(g->value, g->value_type, row * g->value_stride + i, n));
-        store_any(sums, kF32, i, multiply_add(dy, value, load_any(sums, kF32, i, n)), n);
+      const Vector gate = load_any(g->gate, kF32, i, n);
+      Vector total = sums ? load_any(sums, kF32, i, n) : splat(0.0f);
+      for (int64_t row = first; row < end; ++row) {
+        const Vector dy = load_any(g->dy, g->dy_type, row * g->dy_stride + i, n);
+        if (sums) {
+          const Vector value = activated<kActivation, false>(load_any(g->value, g->value_type, row * g->value_stride + i, n));
+          total = multiply_add(dy, value, total);
+        }
+        store_any(g->d, g->d_type, row * g->d_stride + i, multiply(dy, gate), n);
       }
-      store_any(g->d, g->d_type, row * g->d_stride + i, multiply(dy, load_any(g->gate, kF32, i, n)), n);
+      if (sums) store_any(sums, kF32, i, total, n);
     }
   }
 }
