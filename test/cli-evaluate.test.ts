@@ -1,5 +1,5 @@
 // `omni-id reconstruct` and `omni-id evaluate` as a shell meets them.
-import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import sharp from 'sharp';
 import { test } from 'uvu';
@@ -62,6 +62,11 @@ test('reconstruct: a folder of inputs is the photos in it but the target, and bu
   const others = [1, 2, 3].map((view) => join(folder, `view-${view}.png`));
   const whole = await rebuilt(0, folder);
   assert.equal([whole.inputs, whole.failed], [others, []]);
+  symlinkSync(folder, at('linked'));
+  assert.equal(
+    (await rebuilt(0, at('linked'))).inputs,
+    [1, 2, 3].map((view) => at('linked', `view-${view}.png`)),
+  );
   const listed = await rebuilt(0, ...others);
   assert.is(listed.loss, whole.loss);
   // Who names it means it.

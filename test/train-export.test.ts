@@ -1,5 +1,14 @@
 // The model of one of a run's checkpoints.
-import { existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, truncateSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -97,6 +106,13 @@ test('what there is not, and what is damaged', async () => {
   mkdirSync(join(photos, 'ann'), { recursive: true });
   await assertRejects(() => exportCheckpoint({ runFolder: folder, folder: photos }), 'ERR_FILE', `${photos} holds ann and no model`); // prettier-ignore
   assert.equal(readdirSync(photos), ['ann']);
+  // What was broken off is done again, and leaves nothing behind.
+  const broken = at('broken');
+  mkdirSync(broken);
+  for (const name of ['held_out.json', '.model.safetensors.1.0123456789ab.tmp'])
+    writeFileSync(join(broken, name), '{}');
+  await exportCheckpoint({ runFolder: folder, folder: broken });
+  assert.equal(readdirSync(broken).sort(), ['config.json', 'held_out.json', 'model.safetensors', 'mtd']);
   const other = at('other');
   await exportCheckpoint({ runFolder: folder, folder: other });
   renameSync(join(other, 'mtd'), join(other, 'mtd_1'));

@@ -111,7 +111,7 @@ test('what programs without types may pass', async () => {
   await refused([config, { runFolder, signals: 1 }], 'ERR_INVALID_ARGUMENT', 'unknown option "signals"');
   assert.not.ok(existsSync(runFolder));
   const read = readTrainingConfig as (...given: unknown[]) => Promise<unknown>;
-  for (const source of [5, null, undefined, '', {}, { name: 'x' }])
+  for (const source of [5, null, undefined, '', {}, { name: 'x' }, { json: {}, name: 5 }])
     await assertRejects(() => read(source), 'ERR_INVALID_ARGUMENT', 'the path of a file, or { json, name }');
   await assertRejects(() => read({ json: 5, name: 'five' }), 'ERR_CONFIG', 'five');
   for (const settings of ['steps=3', [3], 5, null])
@@ -185,6 +185,12 @@ test('photos that cannot be read are left out, counted and named; identities wit
 function truncate(path: string): void {
   truncateSync(path, 60);
 }
+
+test('a run among its photos is refused', async () => {
+  const folder = await people({ ann: 3, ben: 3 });
+  await assertRejects(() => run(onFolder(folder), { folder: join(folder, 'run') }), 'ERR_INVALID_ARGUMENT', 'lies in that of its data'); // prettier-ignore
+  assert.equal(readdirSync(folder), ['ann', 'ben']);
+});
 
 test('a run does not go on with another data set', async () => {
   const folder = await people({ ann: 3, ben: 3, cid: 3 });

@@ -1,10 +1,10 @@
-import { relative, resolve, sep } from 'node:path';
 import type { UnreadablePhoto } from '../data/check_dataset.js';
 import { openDataset } from '../data/open_dataset.js';
 import type { PhotoEncoding } from '../data/encode_square.js';
 import { photosToPack } from '../data/pack.js';
 import { checkPackedPhotos, writeShards } from '../data/shard_writer.js';
 import { ArgumentError } from '../errors.js';
+import { liesIn } from '../io/files.js';
 import { exitCodes, interruptSignal, printJson, progressBar, warn } from './output.js';
 import { counted } from '../text.js';
 
@@ -31,8 +31,7 @@ export async function datasetPack(folder: string, options: DatasetPackCommand): 
   if (options.encoding !== undefined && options.size === undefined) {
     throw new ArgumentError('--encoding without --size: photos keep their encoding unless they are scaled');
   }
-  const [top] = relative(resolve(folder), resolve(options.out)).split(sep);
-  if (top !== '..') {
+  if (liesIn(options.out, folder)) {
     throw new ArgumentError(
       `--out ${options.out}: expected a folder that is not in that of the photos, ${folder}`,
     );

@@ -1,6 +1,6 @@
 import { SingleBar } from 'cli-progress';
 import { ArgumentError, InterruptedError } from '../errors.js';
-import { isSameFile } from '../io/files.js';
+import { exists, isSameFile } from '../io/files.js';
 import { duration, type ConsoleStream } from '../train/console.js';
 
 /** Exit codes, for scripts. */
@@ -56,6 +56,7 @@ export function interruptSignal(): AbortSignal {
  * @throws {ArgumentError} `ERR_INVALID_ARGUMENT`
  */
 export async function checkNotRead(out: string, read: readonly string[]): Promise<void> {
+  if (!(await exists(out))) return;
   for (const path of read) {
     if (await isSameFile(out, path))
       throw new ArgumentError(`--out ${out}: this is ${path}, which is read: expected another file`);

@@ -1,10 +1,9 @@
-import { resolve } from 'node:path';
 import type { Command } from 'commander';
 import { listPhotos } from '../data/photo_files.js';
 import { ArgumentError, type ImageError } from '../errors.js';
 import type { DeviceName } from '../graph/devices.js';
 import { writeFileAtomically } from '../io/atomic_file.js';
-import { checkWritable, isFolder } from '../io/files.js';
+import { checkWritable, isFolder, isSameFile } from '../io/files.js';
 import { maskRatio, seed } from '../kinds.js';
 import type { ComputeDType } from '../models/model.js';
 import { loadPair } from '../models/trained_pair.js';
@@ -30,20 +29,25 @@ export interface ReconstructCommand {
  * @throws {ArgumentError} `ERR_INVALID_ARGUMENT` for a folder of several people, or without a photo but the target
  */
 async function inputPhotos(paths: readonly string[], target: string): Promise<string[]> {
-  const isTarget = (path: string): boolean => resolve(path) === resolve(target);
   const inputs: string[] = [];
+  let targetNamed = false;
   for (const path of paths) {
     const groups = await listPhotos([path], 'folder');
     if (groups.length > 1)
       throw new ArgumentError(
-        `--inputs ${path}: its photos lie in ${groups.length} folders, as those of several people do, expected one person's`,
+        `--inputs ${path}: its photos lie in ${groups.length} folders, as those of several people do, expected one person's: of one person, name each of the folders`,
       );
     const photos = groups.flatMap((group) => group.photos);
-    inputs.push(...((await isFolder(path)) ? photos.filter((photo) => !isTarget(photo)) : photos));
+    const inFolder = await isFolder(path);
+    for (const photo of photos) {
+      const isTarget = await isSameFile(photo, target);
+      targetNamed ||= isTarget && !inFolder;
+      if (!isTarget || !inFolder) inputs.push(photo);
+    }
   }
   if (inputs.length === 0)
     throw new ArgumentError(`--inputs ${paths.join(' ')}: no photo but the target, expected others of the person`); // prettier-ignore
-  if (inputs.some(isTarget)) warn(`the target is one of the inputs: the encoder sees all of ${target}`);
+  if (targetNamed) warn(`the target is one of the inputs: the encoder sees all of ${target}`);
   return inputs;
 }
 

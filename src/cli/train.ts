@@ -35,7 +35,9 @@ export async function trainCommand(file: string | undefined, options: TrainComma
   const { preset, set, resume = false } = options;
   const given = [file, preset].filter((one) => one !== undefined).length;
   if (given > 1 || (given === 0 && !resume))
-    throw new ArgumentError('expected a configuration file or --preset, one of the two');
+    throw new ArgumentError(
+      'expected a configuration file or --preset, one of the two, or --resume with --out',
+    );
   if (given === 0 && options.out === undefined)
     throw new ArgumentError('--resume alone does not tell which run: expected its folder, --out DIR');
   if (options.out === '') throw new ArgumentError('--out is empty: expected a folder');

@@ -33,7 +33,8 @@ export function linear(
   } = {},
 ): Value {
   const { bias, activation = 'none', residual, gate, output = 'f32' } = options;
-  // What an activation is made of, or what a gate was multiplied by, cannot be told from the result, so a graph that is trained keeps it.
+  // What an activation is made of, or what a gate was multiplied by, cannot be told from the result, so a graph that is trained keeps it; also of gates
+  // that do not learn, of which nobody reads it: the arena takes it back at once.
   const keep = x.graph.training && (activation !== 'none' || gate) ? { keep: 1 } : {};
   return first(
     x.graph.apply('linear', [x, weight, bias, residual, gate], {

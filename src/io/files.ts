@@ -1,5 +1,5 @@
 import { access, constants, mkdir, readdir, stat, type FileHandle } from 'node:fs/promises';
-import { dirname, join, resolve } from 'node:path';
+import { dirname, join, relative, resolve, sep } from 'node:path';
 import { FileError, FormatError, messageOf } from '../errors.js';
 
 /** Whether an error is the system's of this code, like ENOENT. */
@@ -20,6 +20,12 @@ export function isFile(path: string): Promise<boolean> {
     (status) => status.isFile(),
     () => false,
   );
+}
+
+/** Whether a path is a folder's own or one inside of it, by their names. */
+export function liesIn(path: string, folder: string): boolean {
+  const [top] = relative(resolve(folder), resolve(path)).split(sep);
+  return top !== '..';
 }
 
 /** Whether two paths lead to the same file or folder. */

@@ -162,7 +162,12 @@ export async function readTrainingConfig(
 ): Promise<TrainingConfig> {
   const given: unknown = source;
   const isSource =
-    typeof given === 'string' ? given !== '' : typeof given === 'object' && given !== null && 'json' in given;
+    typeof given === 'string'
+      ? given !== ''
+      : typeof given === 'object' &&
+        given !== null &&
+        'json' in given &&
+        !('name' in given && given.name !== undefined && typeof given.name !== 'string');
   if (!isSource)
     throw new ArgumentError(`the configuration is ${describe(given)}, expected the path of a file, or { json, name }`); // prettier-ignore
   const list: unknown = settings;

@@ -1,6 +1,7 @@
 import { open, type FileHandle } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { FileError } from '../errors.js';
+import { removeTemporaryFiles } from '../io/atomic_file.js';
 import type { OmniIdEncoderConfig } from '../io/config.js';
 import { filesIn, isFile, readFully } from '../io/files.js';
 import { heldOutName, readHeldOutRecord } from '../io/held_out_record.js';
@@ -134,6 +135,7 @@ export async function exportCheckpoint(options: ExportCheckpointOptions): Promis
     }
     const decoders = decodersOf(config);
     await checkNoOtherDecoders(folder, decoders);
+    await removeTemporaryFiles(folder, true);
     await exportModel(folder, config.encoder, decoders, inPublishedOrder(weights, config.encoder), record);
   } finally {
     for (const file of files) await file.close();

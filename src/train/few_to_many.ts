@@ -140,13 +140,13 @@ export class FewToManySampler {
     const identities: IdentitySample[] = [];
     for (let slot = 0; slot < identitiesPerStep; slot++) {
       const identity = this.#identityAt(step * identitiesPerStep + slot);
-      identities.push(this.identitySample(step, slot, identity));
+      identities.push(this.#identitySample(step, slot, identity));
     }
     return { step, inputs: this.#inputsOf(step), identities };
   }
 
-  /** What is drawn for a place in a step when this identity is there. */
-  identitySample(step: number, slot: number, identity: number): IdentitySample {
+  /** What is drawn for a place in a step. */
+  #identitySample(step: number, slot: number, identity: number): IdentitySample {
     const { seed, flipProbability = 0.5 } = this.#options;
     const place = { step, slot };
     const { inputs, targets } = this.#photos(step, slot, identity);

@@ -1,7 +1,8 @@
 import { join } from 'node:path';
 import { requireReadable } from '../data/check_dataset.js';
-import { DatasetError, FileError } from '../errors.js';
+import { ArgumentError, DatasetError, FileError } from '../errors.js';
 import { removeTemporaryFiles, writeFileAtomically } from '../io/atomic_file.js';
+import { liesIn } from '../io/files.js';
 import {
   heldOutName,
   readHeldOutRecord,
@@ -103,6 +104,19 @@ async function checkSameData(
   refuse(`that had ${size(was)}, this has ${size(is)}, by other names or in other numbers`);
 }
 
+/**
+ * A run's pictures would be taken for photos of people.
+ * @throws {ArgumentError} `ERR_INVALID_ARGUMENT`
+ */
+function checkOutsideOfData(runFolder: string, { data }: TrainingConfig): void {
+  if (data.kind === 'rendered') return;
+  for (const path of [data.path, data.heldOut.path])
+    if (path !== undefined && liesIn(runFolder, path))
+      throw new ArgumentError(
+        `the run's folder ${runFolder} lies in that of its data, ${path}: expected another`,
+      );
+}
+
 async function open(
   config: TrainingConfig,
   { runFolder, resume = false, signal = new AbortController().signal, console: output }: OpenRunOptions,
@@ -110,6 +124,7 @@ async function open(
 ): Promise<RunParts> {
   const configPath = join(runFolder, configName);
   await checkRunFolder(runFolder, resume);
+  checkOutsideOfData(runFolder, config);
 
   const decoders = decodersOf(config);
   const needs = await memoryNeeds(config, stepModel(config, decoders));

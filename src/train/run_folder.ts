@@ -61,10 +61,10 @@ export async function checkModelFolder(folder: string): Promise<void> {
     throw new FileError(`${folder} cannot be the folder of a model: ${messageOf(error)}`, { cause: error });
   });
   const isRun = names.includes(checkpointsName);
-  // Of a model that was not written to its end there may be no more than who was held out.
-  const isModel = names.includes('model.safetensors') || names.every((name) => name === heldOutName);
-  if (isModel && !isRun) return;
   const foreign = contents(names);
+  // Of a model that was not written to its end there may be no more than who was held out.
+  const isModel = names.includes('model.safetensors') || foreign === heldOutName;
+  if (isModel && !isRun) return;
   if (foreign === undefined) return;
   throw new FileError(
     `${folder} holds ${foreign} and ${isRun ? 'is the folder of a run' : 'no model'}: expected a new folder, an empty one, or that of a model`,

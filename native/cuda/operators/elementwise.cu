@@ -194,7 +194,7 @@ class ColumnSumsKernel final : public CudaKernel {
 
   template <typename T, int width>
   void start(const KernelCall& call, const Stream& stream) {
-    launch<column_sums_kernel<T, width>>(stream, dim3(static_cast<unsigned>(blocks()) * blocks_for(columns_, kWarp * width)),
+    launch<column_sums_kernel<T, width>>(stream, dim3(blocks_of(blocks(), blocks_for(columns_, kWarp * width), "column_sums")),
                                          kThreads, 0, matrix<const T>(call.inputs[0]), rows_, columns_,
                                          reinterpret_cast<float*>(call.workspace));
   }

@@ -144,7 +144,7 @@ class GateGradientKernel final : public CudaKernel {
                                        columns_,
                                        static_cast<unsigned>(chunks()),
                                        activation_};
-    const auto blocks = static_cast<unsigned>(gates_ * chunks()) * blocks_for(columns_, kWarp * width);
+    const unsigned blocks = blocks_of(gates_ * chunks(), blocks_for(columns_, kWarp * width), "gate_gradient");
     launch<gate_gradient_kernel<Dy, Value, D, width>>(stream, dim3(blocks), kThreads, 0, g);
   }
 

@@ -15,6 +15,12 @@ inline int64_t divided_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // Blocks along one dimension of a grid.
 inline unsigned blocks_for(int64_t items, int64_t per_block) { return static_cast<unsigned>(divided_up(items, per_block)); }
 
+// Blocks of two counts along x.
+inline unsigned blocks_of(int64_t some, int64_t each, const char* op) {
+  require(some * each <= INT32_MAX, op, "more than 2^31 blocks");
+  return static_cast<unsigned>(some * each);
+}
+
 // Blocks along y or z, which take fewer than x: kernels walk through what is beyond.
 inline constexpr int64_t kMostAlongYZ = 65535;
 inline unsigned along_yz(int64_t n) { return static_cast<unsigned>(std::min(n, kMostAlongYZ)); }
