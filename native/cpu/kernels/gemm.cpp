@@ -159,10 +159,15 @@ OMNI_ID_INLINE void fetch_epilogue(const Gemm* g, int64_t row_begin, int64_t row
 template <Activation kActivation, bool kToBf16, bool kDerivative>
 void finish_tile(const Gemm* g, const float* sums, int64_t sums_stride, int64_t row_begin, int64_t rows, int64_t first,
                  int64_t columns) {
+  const float* gate = g->gate ? g->gate + row_begin / g->gate_rows * g->gate_stride + first : nullptr;
+  int64_t gated = gate ? g->gate_rows - row_begin % g->gate_rows : 0;  // rows that are left for it
   for (int64_t i = 0; i < rows; ++i, sums += sums_stride) {
     const int64_t row = out_row_of(g, row_begin + i), residual_row = residual_row_of(g, row);
     const float* bias = g->bias ? g->bias + first : nullptr;
-    const float* gate = g->gate ? g->gate + (row_begin + i) / g->gate_rows * g->gate_stride + first : nullptr;
+    if (gate && gated-- == 0) {
+      gate += g->gate_stride;
+      gated = g->gate_rows - 1;
+    }
     const float* residual = g->residual ? g->residual + residual_row * g->residual_stride + first : nullptr;
     const int64_t out = row * g->out_stride + first;
     for (int64_t j = 0; j < columns; j += kWidth) {
