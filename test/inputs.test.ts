@@ -62,7 +62,11 @@ test('arguments of load and create', async () => {
   await assertRejects(() => OmniIdEncoder.create(loose(7)), 'ERR_INVALID_ARGUMENT', 'preset is 7');
   await assertRejects(() => OmniIdEncoder.create(loose(null)), 'ERR_INVALID_ARGUMENT', 'preset is null');
   for (const folder of [undefined, 5, '', new URL('file:///tmp')])
-    await assertRejects(() => OmniIdEncoder.load(loose(folder)), 'ERR_INVALID_ARGUMENT', 'expected the path of a folder');
+    await assertRejects(
+      () => OmniIdEncoder.load(loose(folder)),
+      'ERR_INVALID_ARGUMENT',
+      'expected the path of a folder',
+    );
   await assertRejects(
     () => OmniIdEncoder.create(config, { vision: loose(5) }),
     'ERR_INVALID_ARGUMENT',
