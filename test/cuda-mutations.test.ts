@@ -5,10 +5,13 @@
  * All defects of a unit are compiled into one program, that has the one which OMNI_ID_MUTANT numbers: `original` becomes a choice between both.
  */
 import assert from 'node:assert/strict';
-import { execFileSync, spawnSync } from 'node:child_process';
+import { execFile } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import { test } from 'uvu';
+import { quiet } from '../src/data/ahead.js';
 
 interface Mutation {
   readonly unit: string;
@@ -21,6 +24,7 @@ interface Mutation {
   readonly caught: string;
 }
 
+const execute = promisify(execFile);
 const root = join(import.meta.dirname, '..');
 const build = join(root, 'build/native');
 const folder = join(build, 'mutants');
@@ -45,7 +49,7 @@ function withChoice(text: string, mutation: Mutation): string {
 }
 
 /** Compiles a unit with its mutations; the path of the program that tests it. */
-function compile(unit: string): string {
+async function compile(unit: string): Promise<string> {
   const own = join(folder, unit.replace('.cu', ''));
   const ofUnit = mutations.filter((mutation) => mutation.unit === unit);
   mkdirSync(join(own, kernels), { recursive: true });
@@ -71,45 +75,64 @@ function compile(unit: string): string {
   const options = rest.slice(0, rest.indexOf('-o'));
   const object = join(own, 'unit.o');
   const include = ['-I', own, '-include', join(own, 'mutant.h')];
-  execFileSync(
-    compiler,
-    [...include, ...options, '-O1', '-Wno-error', '-x', 'c++', '-c', join(own, kernels, unit), '-o', object],
-    { stdio: ['ignore', 'ignore', 'pipe'] },
-  );
+  const source = ['-x', 'c++', '-c', join(own, kernels, unit), '-o', object];
+  await execute(compiler, [...include, ...options, '-O1', '-Wno-error', ...source], { maxBuffer: 1 << 26 });
   const program = join(own, 'operators_test');
   const test = join(build, 'CMakeFiles/cuda_operators_test.dir/native/test/operators_test.cpp.o');
   const libraries = ['libomni_id_cuda_emulated.a', 'libomni_id_engine.a'].map((name) => join(build, name));
-  execFileSync(compiler, [object, test, ...libraries, '-lbacktrace', '-lpthread', '-o', program]);
+  await execute(compiler, [object, test, ...libraries, '-lbacktrace', '-lpthread', '-o', program]);
   return program;
 }
 
-function run(program: string, operator: string, mutant: number): { status: number | null; output: string } {
-  const { status, stdout, stderr } = spawnSync(program, [operator], {
-    env: { ...process.env, OMNI_ID_MUTANT: String(mutant) },
-    encoding: 'utf8',
-    timeout: 120_000,
+/** How a program ended. */
+interface Ended {
+  readonly good: boolean;
+  readonly output: string;
+}
+
+function run(program: string, operator: string, mutant: number): Promise<Ended> {
+  const env = { ...process.env, OMNI_ID_MUTANT: String(mutant) };
+  return new Promise((resolve) => {
+    execFile(program, [operator], { env, timeout: 120_000, maxBuffer: 1 << 26 }, (error, stdout, stderr) => {
+      resolve({ good: error === null, output: stdout + stderr });
+    });
   });
-  return { status, output: stdout + stderr };
+}
+
+/** The operators of a unit without a defect, and with each of its defects by number. */
+interface UnitEnded {
+  readonly clean: readonly Ended[];
+  readonly mutants: ReadonlyMap<number, Ended>;
+}
+
+async function runUnit(unit: string): Promise<UnitEnded> {
+  const ofUnit = mutations.filter((mutation) => mutation.unit === unit);
+  const program = await compile(unit);
+  const clean: Ended[] = [];
+  for (const operator of new Set(ofUnit.map((mutation) => mutation.operator)))
+    clean.push(await run(program, operator, 0));
+  const mutants = new Map<number, Ended>();
+  for (const mutation of ofUnit)
+    mutants.set(numberOf(mutation), await run(program, mutation.operator, numberOf(mutation)));
+  return { clean, mutants };
 }
 
 if (!existsSync(join(build, 'compile_commands.json')))
   throw new Error('build/native is not built: npm test builds it');
 
-for (const unit of new Set(mutations.map((mutation) => mutation.unit))) {
-  const ofUnit = mutations.filter((mutation) => mutation.unit === unit);
-  let program: string | undefined;
-  test(`${unit} without a defect`, () => {
-    program = compile(unit);
-    for (const operator of new Set(ofUnit.map((mutation) => mutation.operator))) {
-      const { status, output } = run(program, operator, 0);
-      assert.equal(status, 0, output);
-    }
+// As many units at a time as there are processors.
+const lanes: Promise<unknown>[] = Array.from({ length: availableParallelism() }, () => Promise.resolve());
+for (const [i, unit] of [...new Set(mutations.map((mutation) => mutation.unit))].entries()) {
+  const work = (): Promise<UnitEnded> => runUnit(unit);
+  const ended = quiet((lanes[i % lanes.length] ?? Promise.resolve()).then(work, work));
+  lanes[i % lanes.length] = ended;
+  test(`${unit} without a defect`, async () => {
+    for (const { good, output } of (await ended).clean) assert.ok(good, output);
   });
-  for (const mutation of ofUnit) {
-    test(`${unit}: ${mutation.defect}`, () => {
-      assert.ok(program !== undefined, `${unit} does not compile with its mutations`);
-      const { status, output } = run(program, mutation.operator, numberOf(mutation));
-      assert.notEqual(status, 0, 'nothing was noticed');
+  for (const mutation of mutations.filter((one) => one.unit === unit)) {
+    test(`${unit}: ${mutation.defect}`, async () => {
+      const { good, output } = (await ended).mutants.get(numberOf(mutation)) ?? { good: true, output: '' };
+      assert.ok(!good, 'nothing was noticed');
       const expected = new RegExp(mutation.caught.replace('numbers', ': error '));
       assert.match(output, expected);
       const line = output.split('\n').find((text) => expected.test(text));
