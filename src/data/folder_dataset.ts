@@ -5,8 +5,7 @@ import type { EncodedDataset, EncodedImage, EncodedPhoto, TrainingPhoto } from '
 import { bytesOf, describePhoto, type PhotoPosition } from './photo.js';
 import { listPhotos, maskEnding, naturalOrder, type PhotoGroup } from './photo_files.js';
 import { readPhotoFile } from './read_file.js';
-import { check } from '../kinds.js';
-import { decodeTrainingPhoto, photoSide } from './training_photo.js';
+import { decodeTrainingPhoto } from './training_photo.js';
 
 interface PhotoFile {
   readonly path: string;
@@ -132,7 +131,6 @@ export class FolderDataset implements EncodedDataset {
   }
 
   async read(identity: number, photo: number, size: number): Promise<TrainingPhoto> {
-    check('size', size, photoSide);
     return decodeTrainingPhoto(await this.encoded(identity, photo), size, { identity, photo });
   }
 

@@ -1,6 +1,6 @@
 import sharp, { type Sharp } from 'sharp';
 import { FormatError, ImageError } from '../errors.js';
-import { whole } from '../kinds.js';
+import { check, whole } from '../kinds.js';
 import { npyToBytes } from '../io/npy.js';
 import type { EncodedImage, EncodedPhoto, TrainingPhoto } from './dataset.js';
 import { decoding, describePhoto, preparePhoto, rgbPixels, type PhotoPosition } from './photo.js';
@@ -72,13 +72,14 @@ function square({ width, height, image }: Opened, size: number, kernel: 'lanczos
 /**
  * Decodes a photo and its mask to squares. Transparency is laid on white; large JPEGs are shrunk while they are decoded,
  * so the pixels are not those of {@link decodePhoto}.
- * @throws {ImageError} see {@link IdentityDataset.read}
+ * @throws {ArgumentError} `ERR_INVALID_ARGUMENT` for a size that is none; {ImageError} see {@link IdentityDataset.read}
  */
 export async function decodeTrainingPhoto(
   photo: EncodedPhoto,
   size: number,
   position: PhotoPosition,
 ): Promise<TrainingPhoto> {
+  check('size', size, photoSide);
   const image = await open(photo.image, 3, position);
   const mask = photo.mask && (await open(photo.mask, 1, position));
   if (mask) checkSizes(image, mask, photo.mask.name, position);

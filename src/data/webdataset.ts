@@ -7,8 +7,7 @@ import { describePhoto } from './photo.js';
 import { naturalOrder } from './photo_files.js';
 import { readPhotoFile } from './read_file.js';
 import { checkShardSize, readIndex, scanShard, type Shard, type ShardSample } from './shard_index.js';
-import { check } from '../kinds.js';
-import { decodeTrainingPhoto, photoSide } from './training_photo.js';
+import { decodeTrainingPhoto } from './training_photo.js';
 
 interface ShardPhoto {
   readonly shard: number;
@@ -110,7 +109,6 @@ export class ShardDataset implements EncodedDataset {
   }
 
   async read(identity: number, photo: number, size: number): Promise<TrainingPhoto> {
-    check('size', size, photoSide);
     const images = await this.#images(identity, photo);
     return decodeTrainingPhoto({ ...images, labels: {} }, size, { identity, photo });
   }

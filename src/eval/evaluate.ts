@@ -18,7 +18,7 @@ import { meanTokens, neighbours, peoplesTokens, type PeoplesTokens } from './peo
 import { PairedTargets, type ConditionReport } from './reconstruction.js';
 import { settingsOf, type EvaluateOptions } from './settings.js';
 import type { Estimate } from './statistics.js';
-import { counted } from '../text.js';
+import { counted, gigabytes } from '../text.js';
 
 export interface EvaluationReport {
   readonly data: string;
@@ -182,10 +182,9 @@ function checkMemory(
   const features = 2 * 4 * probed * Math.min(tokens * width, widestFeatures);
   const available = availableMemory();
   if (photos + features <= available) return;
-  const gb = (bytes: number): string => `${(bytes / 1e9).toFixed(1)} GB`;
   throw new DeviceError(
     'ERR_OUT_OF_MEMORY',
-    `photos of ${counted(people, 'person')} need ${gb(photos)} and the probe's features ${gb(features)}, available are ${gb(available)}: expected fewer identities, views, or people of the probe`,
+    `photos of ${counted(people, 'person')} need ${gigabytes(photos)} and the probe's features ${gigabytes(features)}, available are ${gigabytes(available)}: expected fewer identities, views, or people of the probe`,
   );
 }
 
